@@ -1,0 +1,81 @@
+// envkit.toml as typed, checked data. ParseProject reports every problem at once, each as
+// "envkit.toml:7:9: error: …" with the line and a caret; nothing is guessed.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+namespace envkit {
+
+struct MountSetting {
+  std::string host;  // relative to the project's root, "~" allowed
+  std::string container;
+  bool read_only = false;
+};
+
+struct EnvironmentSettings {
+  std::string torch = "2.15";  // "2.15" or an exact "2.15.0"
+  std::string cuda = "auto";   // auto | cpu | 12.6 | …
+  std::string python = "3.13";
+  std::vector<std::string> packages;  // requirement strings
+  std::vector<std::string> system;    // Debian packages
+  std::string base = "debian:trixie";
+  std::string system_policy = "pinned";  // pinned | refresh
+};
+
+struct RunSettings {
+  std::string gpus = "all";
+  std::vector<MountSetting> mounts = {{".", "/workspace", false}};
+  std::string shm = "auto";
+  std::map<std::string, std::string> env;
+};
+
+struct Job {
+  std::string name;
+  std::vector<std::string> command;
+  std::string processes = "auto";        // auto | a number as text
+  std::optional<std::string> profile;    // else [image] profile
+  std::map<std::string, std::string> env;
+};
+
+// Files that a job reads: one artefact of the Python index by name and hash, or the user's own path.
+struct DataArtefact {
+  std::string name;
+  std::string file;    // a file's name on the index; a zip (or wheel) is unpacked
+  std::string sha256;  // of that file
+  std::optional<std::string> path;  // the user's own directory or file instead
+  std::string mount;   // where the job sees it, read-only
+};
+
+struct IndexSetting {
+  std::string name;
+  std::string url;
+};
+
+struct Project {
+  std::filesystem::path file;  // envkit.toml, absolute
+  std::filesystem::path root;  // its directory
+  std::string name;
+  EnvironmentSettings environment;
+  std::string profile = "auto";  // [image] profile: auto | train | python | dev
+  RunSettings run;
+  std::map<std::string, Job> jobs;
+  std::map<std::string, DataArtefact> data;
+  std::vector<IndexSetting> indexes;
+  // Where each effective value came from: "run.shm" → "envkit.toml:18" | "default".
+  std::map<std::string, std::string> origin;
+};
+
+// FILE_NAME is only for messages. An Error of code kUsage has all diagnostics, preformatted.
+Result<Project> ParseProject(std::string_view text, const std::filesystem::path& file);
+
+// Looks for envkit.toml in DIRECTORY and its parents. None: kUsage, next step `envkit init`.
+Result<Project> LoadProject(const std::filesystem::path& directory);
+
+}  // namespace envkit
