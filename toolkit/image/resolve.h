@@ -1,0 +1,43 @@
+// `envkit lock`: envkit.toml → envkit.lock. Wheels by uv, Debian packages by apt's own solver in
+// private directories; the host's package state is read, never written.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/http.h"
+#include "base/result.h"
+#include "base/terminal.h"
+#include "image/recipe.h"
+#include "image/store.h"
+#include "project/lock.h"
+#include "project/project.h"
+
+namespace envkit {
+
+struct ResolveOptions {
+  bool system_only = false;  // keep the wheels of PREVIOUS, re-lock the Debian part alone
+  const Lock* previous = nullptr;
+};
+
+Result<Lock> ResolveLock(const Project& project, const Recipes& recipes, const Store& store,
+                         Terminal& terminal, const ResolveOptions& options = {});
+
+// Where to fetch locked files from: asks the user's index (by project name) and Debian mirror for
+// the file with this name and hash. Fetched into the store's downloads; nothing happens for files
+// that are there. A .deb that is gone from its mirrors: kMissing, with code in `gone_debs`.
+struct FetchRequest {
+  std::vector<LockedWheel> wheels;
+  std::vector<LockedDeb> debs;
+  std::vector<DataArtefact> data;
+};
+struct FetchOutcome {
+  std::vector<LockedDeb> gone_debs;  // not on mirror or snapshot any more
+};
+Result<FetchOutcome> FetchLocked(const Project& project, const FetchRequest& request,
+                                 const Store& store, Terminal& terminal);
+
+// "- libgcc-s1 14.2.0-19\n+ libgcc-s1 14.2.0-20": one line per package that differs.
+std::string LockDiff(const Lock& before, const Lock& after);
+
+}  // namespace envkit
