@@ -31,12 +31,14 @@ def readable(model):
 
 
 def processes_left():
-    """Processes that still run in this project's directory or store."""
+    """Processes of this project: by their environment on the host, by their mounts in a container."""
     left = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
+        if int(pid) == os.getpid():
+            continue
         try:
-            with open(f"/proc/{pid}/environ", "rb") as file:
-                if str(store).encode() in file.read() and int(pid) != os.getpid():
+            with open(f"/proc/{pid}/environ", "rb") as environ, open(f"/proc/{pid}/mountinfo") as mounts:
+                if str(store).encode() in environ.read() or str(project) in mounts.read():
                     left.append((pid, open(f"/proc/{pid}/cmdline").read().replace("\0", " ")))
         except OSError:
             pass
