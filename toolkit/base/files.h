@@ -10,9 +10,12 @@
 
 namespace envkit {
 
+// The error of a failed system call on FILE: "writing FILE: <strerror>". ENOSPC and EDQUOT give "the
+// disk is full" with the path's file system and its free bytes (kMissing).
+Unexpected FileFailure(std::string_view doing, const std::filesystem::path& file, int error);
+
 Result<std::string> ReadFile(const std::filesystem::path& file);
-// Parent directories are made. Readers see the old or the new content, never a part. ENOSPC and
-// EDQUOT give "the disk is full" with the path's file system and its free bytes.
+// Parent directories are made. Readers see the old or the new content, never a part.
 Result<void> WriteFileAtomic(const std::filesystem::path& file, std::string_view content,
                              int mode = 0644);
 Result<void> MakeDirectories(const std::filesystem::path& directory);

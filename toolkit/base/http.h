@@ -23,9 +23,12 @@ struct Download {
 };
 
 struct DownloadOptions {
-  int parallel = 6;                 // transfers at a time
-  int attempts = 5;                 // per URL, with exponential backoff and jitter
-  std::uint64_t segment = 64u << 20;  // files above this are fetched in parallel ranges of this size
+  int parallel = 8;              // transfers at a time
+  int attempts = 5;              // per URL, with exponential backoff and jitter
+  double first_backoff_s = 0.5;  // doubles with each attempt
+  int stall_s = 30;  // a transfer below 1 kB/s for so long is broken off and tried again
+  std::uint64_t segment =
+      64u << 20;  // files above this are fetched in parallel ranges of this size
 };
 
 // Fetches all; files that are there with the right hash are not fetched again. A partial file is
@@ -35,8 +38,9 @@ struct DownloadOptions {
 Result<void> FetchAll(const std::vector<Download>& downloads, const DownloadOptions& options,
                       Terminal& terminal, std::string_view verb = "fetch");
 
-// A small document (at most 64 MB).
-Result<std::string> HttpGet(const std::string& url, const std::map<std::string, std::string>& headers = {});
+// A small document (at most 64 MB). kMissing: no network; kFailed: the server's answer.
+Result<std::string> HttpGet(const std::string& url,
+                            const std::map<std::string, std::string>& headers = {});
 
 // The URL without user and password.
 std::string RedactUrl(std::string_view url);

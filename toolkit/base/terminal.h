@@ -67,6 +67,7 @@ class Terminal {
 
  private:
   friend class Progress;
+  void PrintLine(std::string_view style, std::string_view head, std::string_view text);
   void Write(int fd, std::string_view text);
   void Redraw();
   Options options_;

@@ -1,0 +1,470 @@
+#include "base/archive.h"
+
+#include <archive.h>
+#include <archive_entry.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <zip.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <unordered_set>
+#include <utility>
+
+#include "base/files.h"
+
+namespace envkit {
+namespace fs = std::filesystem;
+
+bool IsSafeRelativePath(std::string_view path) {
+  if (path.empty() || path.find('\0') != std::string_view::npos) return false;
+  std::size_t at = 0;
+  while (at <= path.size()) {
+    const std::size_t end = std::min(path.find('/', at), path.size());
+    const std::string_view part = path.substr(at, end - at);
+    if (part.empty() || part == "." || part == "..") return false;
+    at = end + 1;
+  }
+  return true;
+}
+
+namespace {
+
+// An entry's name in an error: whoever made the archive chose it.
+std::string Shown(std::string_view name) {
+  std::string shown(name.substr(0, 200));
+  for (char& c : shown) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
+  }
+  return shown;
+}
+
+Unexpected Unsafe(const fs::path& archive, std::string_view name, std::string_view why) {
+  return Fail(fmt::format("{}: the entry \"{}\" {}", archive.filename().string(), Shown(name), why),
+              "The archive is damaged or was made to do harm: do not use it.");
+}
+
+}  // namespace
+
+struct ZipReader::State {
+  zip_t* zip = nullptr;
+  fs::path file;
+  State() = default;
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
+  ~State() {
+    if (zip != nullptr) zip_discard(zip);
+  }
+};
+
+Result<ZipReader> ZipReader::Open(const fs::path& file) {
+  const int fd = open(file.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return FileFailure("reading", file, errno);
+  ZipReader reader;
+  reader.state_ = std::make_shared<State>();
+  reader.state_->file = file;
+  int code = 0;
+  zip_t* zip = zip_fdopen(fd, 0, &code);
+  if (zip == nullptr) {
+    close(fd);
+    zip_error_t error;
+    zip_error_init_with_code(&error, code);
+    const std::string words = zip_error_strerror(&error);
+    zip_error_fini(&error);
+    return Fail(fmt::format("{} is not a readable zip archive: {}", file.string(), words));
+  }
+  reader.state_->zip = zip;
+
+  const zip_int64_t count = zip_get_num_entries(zip, 0);
+  std::unordered_set<std::string> names;
+  std::unordered_set<std::string> directories;
+  for (zip_uint64_t i = 0; i < static_cast<zip_uint64_t>(count); ++i) {
+    zip_stat_t info;
+    zip_stat_init(&info);
+    constexpr zip_uint64_t kNeeded = ZIP_STAT_NAME | ZIP_STAT_SIZE;
+    if (zip_stat_index(zip, i, 0, &info) != 0 || (info.valid & kNeeded) != kNeeded) {
+      return Fail(fmt::format("{} is not a readable zip archive: entry {}: {}", file.string(), i,
+                              zip_strerror(zip)));
+    }
+    std::string name = info.name;
+    const bool directory = name.ends_with('/');
+    if (directory) name.pop_back();
+    if (name.find('\\') != std::string::npos || !IsSafeRelativePath(name)) {
+      return Unsafe(file, info.name, "has a path that could leave its directory");
+    }
+    zip_uint8_t system = 0;
+    zip_uint32_t attributes = 0;
+    std::uint32_t mode = 0;
+    if (zip_file_get_external_attributes(zip, i, 0, &system, &attributes) == 0 &&
+        (system == ZIP_OPSYS_UNIX || system == ZIP_OPSYS_OS_X)) {
+      mode = attributes >> 16;
+    }
+    const std::uint32_t type = mode & S_IFMT;
+    if (type == S_IFLNK) return Unsafe(file, name, "is a symbolic link");
+    if (type != 0 && type != (directory ? S_IFDIR : S_IFREG)) {
+      return Unsafe(file, name, "is not an ordinary file");
+    }
+    for (std::size_t slash = name.find('/'); slash != std::string::npos;
+         slash = name.find('/', slash + 1)) {
+      directories.insert(name.substr(0, slash));
+    }
+    if (directory) {
+      directories.insert(name);
+      continue;
+    }
+    if (!names.insert(name).second) return Unsafe(file, name, "is there twice");
+    reader.entries_.push_back({std::move(name), info.size, mode & 07777, i});
+  }
+  for (const std::string& name : names) {
+    if (directories.count(name) != 0) return Unsafe(file, name, "is both a file and a directory");
+  }
+  return reader;
+}
+
+Result<void> ZipReader::Read(const Entry& entry, const ByteSink& sink) const {
+  const auto failure = [&](std::string_view words) {
+    return Fail(fmt::format("{}: reading {}: {}", state_->file.filename().string(),
+                            Shown(entry.name), words),
+                "The archive is damaged: remove it and fetch it again.");
+  };
+  const std::unique_ptr<zip_file_t, int (*)(zip_file_t*)> member(
+      zip_fopen_index(state_->zip, entry.index, 0), zip_fclose);
+  if (!member) return failure(zip_strerror(state_->zip));
+  std::vector<char> buffer(256 << 10);
+  std::uint64_t total = 0;
+  while (true) {
+    // At the end libzip compares the CRC.
+    const zip_int64_t got = zip_fread(member.get(), buffer.data(), buffer.size());
+    if (got < 0) return failure(zip_file_strerror(member.get()));
+    total += static_cast<std::uint64_t>(got);
+    if (total > entry.size || (got == 0 && total != entry.size)) {
+      return failure(fmt::format("it holds {} bytes than the {} that it declares",
+                                 total > entry.size ? "more" : "fewer", entry.size));
+    }
+    if (got == 0) return {};
+    ENVKIT_CHECK(sink(buffer.data(), static_cast<std::size_t>(got)));
+  }
+}
+
+Result<std::string> ZipReader::ReadAll(const Entry& entry) const {
+  std::string content;
+  // The declared size is only a claim until the bytes are there.
+  content.reserve(static_cast<std::size_t>(std::min<std::uint64_t>(entry.size, 16 << 20)));
+  ENVKIT_CHECK(Read(entry, [&](const char* data, std::size_t size) -> Result<void> {
+    content.append(data, size);
+    return {};
+  }));
+  return content;
+}
+
+// Note [Unpacking below a directory]
+// libarchive reads; the writing is ours: its own writer works relative to the process's current
+// directory, which other threads share. Every component of every path is opened from the
+// destination's descriptor with O_NOFOLLOW, so that no symbolic link, whether it was there before
+// or came from the archive, is ever followed. (libarchive's SECURE_SYMLINKS, SECURE_NODOTDOT and
+// SECURE_NOABSOLUTEPATHS refuse the same.)
+namespace {
+
+class Descriptor {
+ public:
+  explicit Descriptor(int fd = -1) : fd_(fd) {}
+  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  Descriptor& operator=(Descriptor&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  ~Descriptor() {
+    if (fd_ >= 0) close(fd_);
+  }
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+struct ReadCloser {
+  void operator()(struct archive* reader) const { archive_read_free(reader); }
+};
+
+// "./usr//bin/" → "usr/bin"; the root itself → "". Keeps ".." and a leading "/" for the check.
+std::string Normalised(std::string_view path) {
+  std::string normal;
+  if (path.starts_with('/')) normal = "/";
+  std::size_t at = 0;
+  while (at < path.size()) {
+    const std::size_t end = std::min(path.find('/', at), path.size());
+    const std::string_view part = path.substr(at, end - at);
+    if (!part.empty() && part != ".") {
+      if (!normal.empty() && normal.back() != '/') normal += '/';
+      normal += part;
+    }
+    at = end + 1;
+  }
+  return normal;
+}
+
+class TarExtractor {
+ public:
+  TarExtractor(const fs::path& archive, const fs::path& destination, std::int64_t mtime,
+               const TarOptions& options)
+      : archive_(archive), destination_(destination), options_(options) {
+    times_[0] = times_[1] = {static_cast<time_t>(mtime), 0};
+  }
+
+  Result<void> Run() {
+    root_ = Descriptor(open(destination_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (root_.get() < 0) return FileFailure("writing", destination_, errno);
+    const int input = open(archive_.c_str(), O_RDONLY | O_CLOEXEC);
+    if (input < 0) return FileFailure("reading", archive_, errno);
+    const Descriptor input_owner(input);
+    reader_.reset(archive_read_new());
+    // Not "all": some of libarchive's filters run external programs.
+    archive_read_support_filter_gzip(reader_.get());
+    archive_read_support_filter_bzip2(reader_.get());
+    archive_read_support_filter_xz(reader_.get());
+    archive_read_support_filter_lzma(reader_.get());
+    archive_read_support_filter_zstd(reader_.get());
+    archive_read_support_filter_lz4(reader_.get());
+    archive_read_support_format_tar(reader_.get());
+    if (archive_read_open_fd(reader_.get(), input, 256 << 10) != ARCHIVE_OK) return Damaged();
+    while (true) {
+      archive_entry* entry = nullptr;
+      const int code = archive_read_next_header(reader_.get(), &entry);
+      if (code == ARCHIVE_EOF) break;
+      if (code == ARCHIVE_RETRY) continue;
+      if (code < ARCHIVE_WARN) return Damaged();
+      ENVKIT_CHECK(Take(entry));
+    }
+    return FinishDirectories();
+  }
+
+ private:
+  Unexpected Damaged() {
+    const char* words = archive_error_string(reader_.get());
+    return Fail(fmt::format("{} is not a readable tar archive: {}", archive_.string(),
+                            words == nullptr ? "unknown error" : Shown(words)),
+                "The archive is damaged: remove it and fetch it again.");
+  }
+  Unexpected Failure(const std::string& path, int error) const {
+    if (error == ELOOP || error == ENOTDIR) {
+      return Unsafe(archive_, path, "leads through a symbolic link or a file");
+    }
+    return FileFailure("unpacking", destination_ / path, error);
+  }
+
+  Result<void> Take(archive_entry* entry) {
+    ENVKIT_TRY(const std::string path,
+               Path(archive_entry_pathname(entry), archive_entry_pathname_utf8(entry), "path"));
+    if (!path.empty() && options_.keep && !options_.keep(path)) return {};
+    const auto mode = static_cast<mode_t>(archive_entry_perm(entry) & 07777);
+    const char* link = archive_entry_hardlink(entry);
+    const char* link_utf8 = archive_entry_hardlink_utf8(entry);
+    if (link != nullptr || link_utf8 != nullptr) {
+      ENVKIT_TRY(const std::string target, Path(link, link_utf8, "hard link"));
+      return HardLink(path, target);
+    }
+    const mode_t type = archive_entry_filetype(entry);
+    if (type == AE_IFDIR) return Directory(path, mode);
+    if (path.empty()) return Unsafe(archive_, ".", "is not a directory");
+    if (type == AE_IFREG) return File(path, mode);
+    if (type == AE_IFLNK) return Symlink(path, entry);
+    if (!options_.device_nodes) return {};
+    return Node(path, type | mode, archive_entry_rdev(entry));
+  }
+
+  // libarchive gives no name in the locale's encoding where it cannot convert it (ours is "C").
+  Result<std::string> Path(const char* name, const char* utf8, std::string_view what) {
+    const char* stored = name != nullptr ? name : utf8;
+    if (stored == nullptr) return Unsafe(archive_, "?", fmt::format("has no readable {}", what));
+    std::string path = Normalised(stored);
+    if (!path.empty() && !IsSafeRelativePath(path)) {
+      return Unsafe(archive_, stored, "has a path that could leave its directory");
+    }
+    return path;
+  }
+
+  // Opens the directory that holds PATH, making what is missing, and leaves PATH's last part in
+  // `name_`. The last directory stays open: entries of one directory follow each other.
+  Result<int> Parent(const std::string& path) {
+    const std::size_t slash = path.rfind('/');
+    const std::string parent = slash == std::string::npos ? "" : path.substr(0, slash);
+    name_ = slash == std::string::npos ? path : path.substr(slash + 1);
+    if (parent.empty()) return root_.get();
+    if (parent_.get() >= 0 && parent == parent_path_) return parent_.get();
+    Descriptor at;
+    std::size_t begin = 0;
+    while (begin <= parent.size()) {
+      const std::size_t end = std::min(parent.find('/', begin), parent.size());
+      const std::string part = parent.substr(begin, end - begin);
+      const int above = at.get() < 0 ? root_.get() : at.get();
+      constexpr int kFlags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+      int fd = openat(above, part.c_str(), kFlags);
+      if (fd < 0 && errno == ENOENT) {
+        if (mkdirat(above, part.c_str(), 0755) != 0 && errno != EEXIST) {
+          return Failure(path, errno);
+        }
+        directories_.push_back({parent.substr(0, end), 0755});
+        fd = openat(above, part.c_str(), kFlags);
+      }
+      if (fd < 0) return Failure(path, errno);
+      at = Descriptor(fd);
+      begin = end + 1;
+    }
+    parent_ = std::move(at);
+    parent_path_ = parent;
+    return parent_.get();
+  }
+
+  // A later entry of the same name replaces an earlier one, as tar has it.
+  static int MakeRoom(int parent, const std::string& name) {
+    if (unlinkat(parent, name.c_str(), 0) == 0 || errno == ENOENT) return 0;
+    if (errno != EISDIR && errno != EPERM) return errno;
+    return unlinkat(parent, name.c_str(), AT_REMOVEDIR) == 0 ? 0 : errno;
+  }
+
+  Result<void> Directory(const std::string& path, mode_t mode) {
+    if (!path.empty()) {
+      ENVKIT_TRY(const int parent, Parent(path));
+      if (mkdirat(parent, name_.c_str(), 0755) != 0) {
+        struct stat info {};
+        const int error = errno;
+        if (error != EEXIST) return Failure(path, error);
+        if (fstatat(parent, name_.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0 ||
+            !S_ISDIR(info.st_mode)) {
+          return Failure(path, ENOTDIR);
+        }
+      }
+    }
+    directories_.push_back({path, mode | 0700});
+    return {};
+  }
+
+  Result<void> File(const std::string& path, mode_t mode) {
+    ENVKIT_TRY(const int parent, Parent(path));
+    if (const int error = MakeRoom(parent, name_); error != 0) return Failure(path, error);
+    const Descriptor out(
+        openat(parent, name_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+    if (out.get() < 0) return Failure(path, errno);
+    const void* data = nullptr;
+    std::size_t size = 0;
+    la_int64_t offset = 0;
+    la_int64_t end = 0;
+    int code = ARCHIVE_OK;
+    while ((code = archive_read_data_block(reader_.get(), &data, &size, &offset)) == ARCHIVE_OK) {
+      const auto* bytes = static_cast<const char*>(data);
+      std::size_t at = 0;
+      while (at < size) {
+        const ssize_t put =
+            pwrite(out.get(), bytes + at, size - at, offset + static_cast<la_int64_t>(at));
+        if (put >= 0) {
+          at += static_cast<std::size_t>(put);
+        } else if (errno != EINTR) {
+          return Failure(path, errno);
+        }
+      }
+      end = std::max(end, offset + static_cast<la_int64_t>(size));
+    }
+    if (code != ARCHIVE_EOF) return Damaged();
+    // A sparse file may end with a hole, which libarchive reports as an empty last block.
+    if (ftruncate(out.get(), end) != 0 || fchmod(out.get(), mode) != 0 ||
+        futimens(out.get(), times_.data()) != 0) {
+      return Failure(path, errno);
+    }
+    return {};
+  }
+
+  Result<void> Symlink(const std::string& path, archive_entry* entry) {
+    const char* target = archive_entry_symlink(entry);
+    if (target == nullptr) target = archive_entry_symlink_utf8(entry);
+    if (target == nullptr || *target == '\0') return Unsafe(archive_, path, "links to nothing");
+    ENVKIT_TRY(const int parent, Parent(path));
+    if (const int error = MakeRoom(parent, name_); error != 0) return Failure(path, error);
+    if (symlinkat(target, parent, name_.c_str()) != 0 ||
+        utimensat(parent, name_.c_str(), times_.data(), AT_SYMLINK_NOFOLLOW) != 0) {
+      return Failure(path, errno);
+    }
+    return {};
+  }
+
+  Result<void> HardLink(const std::string& path, const std::string& target) {
+    if (path.empty() || target.empty()) return Unsafe(archive_, path, "links to nothing");
+    if (path == target) return {};
+    ENVKIT_TRY(const int target_parent, Parent(target));
+    const Descriptor from(fcntl(target_parent, F_DUPFD_CLOEXEC, 3));
+    const std::string target_name = name_;
+    ENVKIT_TRY(const int parent, Parent(path));
+    struct stat info {};
+    if (fstatat(from.get(), target_name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) {
+      return Unsafe(archive_, path, "is a hard link to a file that is not in the archive");
+    }
+    if (const int error = MakeRoom(parent, name_); error != 0) return Failure(path, error);
+    // Without AT_SYMLINK_FOLLOW a link to a symbolic link is a second name of the link itself.
+    if (linkat(from.get(), target_name.c_str(), parent, name_.c_str(), 0) != 0) {
+      return Failure(path, errno);
+    }
+    return {};
+  }
+
+  Result<void> Node(const std::string& path, mode_t mode, dev_t device) {
+    ENVKIT_TRY(const int parent, Parent(path));
+    if (const int error = MakeRoom(parent, name_); error != 0) return Failure(path, error);
+    if (mknodat(parent, name_.c_str(), mode, device) != 0 ||
+        fchmodat(parent, name_.c_str(), mode & 07777, 0) != 0 ||
+        utimensat(parent, name_.c_str(), times_.data(), AT_SYMLINK_NOFOLLOW) != 0) {
+      return Failure(path, errno);
+    }
+    return {};
+  }
+
+  // Last, and from the inside out: writing into a directory changes its mtime, and its mode may
+  // forbid writing.
+  Result<void> FinishDirectories() {
+    for (auto it = directories_.rbegin(); it != directories_.rend(); ++it) {
+      if (it->path.empty()) {
+        if (fchmod(root_.get(), it->mode) != 0 || futimens(root_.get(), times_.data()) != 0) {
+          return Failure(".", errno);
+        }
+        continue;
+      }
+      ENVKIT_TRY(const int parent, Parent(it->path));
+      const Descriptor fd(
+          openat(parent, name_.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+      if (fd.get() < 0 && (errno == ENOENT || errno == ENOTDIR || errno == ELOOP)) continue;
+      if (fd.get() < 0) return Failure(it->path, errno);
+      if (!finished_.insert(it->path).second) continue;  // the last of several entries counts
+      if (fchmod(fd.get(), it->mode) != 0 || futimens(fd.get(), times_.data()) != 0) {
+        return Failure(it->path, errno);
+      }
+    }
+    return {};
+  }
+
+  struct DirectoryMode {
+    std::string path;
+    mode_t mode;
+  };
+  const fs::path& archive_;
+  const fs::path& destination_;
+  const TarOptions& options_;
+  std::array<timespec, 2> times_{};
+  std::unique_ptr<struct archive, ReadCloser> reader_;
+  Descriptor root_;
+  Descriptor parent_;
+  std::string parent_path_;
+  std::string name_;
+  std::vector<DirectoryMode> directories_;
+  std::unordered_set<std::string> finished_;
+};
+
+}  // namespace
+
+Result<void> ExtractTar(const fs::path& archive, const fs::path& destination, std::int64_t mtime,
+                        const TarOptions& options) {
+  ENVKIT_CHECK(MakeDirectories(destination));
+  return TarExtractor(archive, destination, mtime, options).Run();
+}
+
+}  // namespace envkit
