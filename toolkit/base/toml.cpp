@@ -227,6 +227,18 @@ void TomlTable::Expected(std::string_view type, const void* node, std::string_vi
       source += line[i];
     hint = fmt::format("write {} = \"{}\"", key, source);
   }
+  // command = "train.py --epochs 3"
+  if (const auto* text = found.as_string();
+      text != nullptr && type == "a list of strings" &&
+      text->get().find_first_of("\"'\\\n") == std::string::npos) {
+    std::string words;
+    for (std::size_t i = 0; i < text->get().size();) {
+      const std::size_t end = std::min(text->get().find(' ', i), text->get().size());
+      if (end > i) words += (words.empty() ? "\"" : ", \"") + text->get().substr(i, end - i) + "\"";
+      i = end + 1;
+    }
+    hint = fmt::format("write {} = [{}]", key, OneLine(words));
+  }
   document_->Report(at, fmt::format("{}: expected {}, got {}", OneLine(key), type, TypeName(found)),
                     hint);
 }

@@ -15,7 +15,7 @@
 namespace envkit {
 
 struct LockedWheel {
-  std::string name;     // normalised (PEP 503)
+  std::string name;  // normalised (PEP 503)
   std::string version;
   std::string file;
   std::string sha256;

@@ -39,18 +39,19 @@ struct RunSettings {
 struct Job {
   std::string name;
   std::vector<std::string> command;
-  std::string processes = "auto";        // auto | a number as text
-  std::optional<std::string> profile;    // else [image] profile
+  std::string processes = "auto";      // auto | a number as text
+  std::optional<std::string> profile;  // else [image] profile
   std::map<std::string, std::string> env;
 };
 
-// Files that a job reads: one artefact of the Python index by name and hash, or the user's own path.
+// Files that a job reads: one artefact of the Python index by name and hash, or the user's own
+// path.
 struct DataArtefact {
   std::string name;
-  std::string file;    // a file's name on the index; a zip (or wheel) is unpacked
-  std::string sha256;  // of that file
+  std::string file;                 // a file's name on the index; a zip (or wheel) is unpacked
+  std::string sha256;               // of that file
   std::optional<std::string> path;  // the user's own directory or file instead
-  std::string mount;   // where the job sees it, read-only
+  std::string mount;                // where the job sees it, read-only
 };
 
 struct IndexSetting {
