@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <chrono>
 #include <condition_variable>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
@@ -71,8 +72,7 @@ std::optional<CaBundle> FindCaBundle() {
 }
 
 std::string NetworkHint() {
-  for (const char* name :
-       {"https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "http_proxy", "HTTP_PROXY"}) {
+  for (const char* name : {"https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "http_proxy"}) {
     const std::string proxy = Env(name);
     if (proxy.empty()) continue;
     return fmt::format("Check the network and the proxy: {} is {}.", name, RedactUrl(proxy));
@@ -97,6 +97,28 @@ struct ListCloser {
   void operator()(curl_slist* list) const { curl_slist_free_all(list); }
 };
 using Curl = std::unique_ptr<CURL, CurlCloser>;
+
+// libcurl leaves SIGPIPE to us (CURLOPT_NOSIGNAL), and a TLS connection that breaks can raise it.
+class NoSigpipe {
+ public:
+  NoSigpipe() {
+    sigemptyset(&pipe_);
+    sigaddset(&pipe_, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &pipe_, &before_);
+  }
+  NoSigpipe(const NoSigpipe&) = delete;
+  NoSigpipe& operator=(const NoSigpipe&) = delete;
+  ~NoSigpipe() {
+    const timespec now{};
+    while (sigtimedwait(&pipe_, nullptr, &now) > 0) {
+    }
+    pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+  }
+
+ private:
+  sigset_t pipe_{};
+  sigset_t before_{};
+};
 
 Curl NewCurl() {
   static const CURLcode initialised = curl_global_init(CURL_GLOBAL_DEFAULT);
@@ -144,9 +166,20 @@ enum class Outcome {
 struct Trouble {
   Outcome outcome = Outcome::kDone;
   std::string what;
+  std::string next;
   std::optional<Error> local;
   std::chrono::seconds retry_after{0};
 };
+
+Trouble Refused(std::string what) {
+  return {Outcome::kRefused,
+          std::move(what),
+          "The index or mirror serves another file than the one that was locked. Nothing of it was "
+          "kept.\nTry another index or mirror, or lock again if the change is intended.",
+          std::nullopt,
+          {}};
+}
+Trouble Stopped() { return {Outcome::kStopped, "", "", std::nullopt, {}}; }
 
 bool WorthAnotherTry(long status) {
   return status == 408 || status == 425 || status == 429 || status >= 500;
@@ -158,8 +191,11 @@ Trouble StatusTrouble(CURL* curl, const std::string& url, long status) {
   trouble.what = fmt::format("{} answers with HTTP {}", Shown(url), status);
   if (status == 401 || status == 403 || status == 407) {
     trouble.what += status == 407 ? " (the proxy wants a login)" : " (not allowed)";
-  } else if (status == 404) {
+    trouble.next = status == 407 ? "Put the login into https_proxy: http://USER:PASSWORD@HOST:PORT."
+                                 : "Put the login for this server into ~/.netrc.";
+  } else if (status == 404 || status == 410) {
     trouble.what += " (not found)";
+    trouble.next = "The index or mirror does not have it: try another one, or lock again.";
   }
   curl_off_t after = 0;
   if (curl_easy_getinfo(curl, CURLINFO_RETRY_AFTER, &after) == CURLE_OK && after > 0) {
@@ -214,7 +250,7 @@ Error TroubleError(const Trouble& trouble) {
       return Missing(trouble.what, "Run the same command again: it goes on where it stopped.")
           .value();
     default:
-      return Fail(trouble.what).value();
+      return Fail(trouble.what, trouble.next).value();
   }
 }
 
@@ -243,6 +279,7 @@ struct Piece {
 
 struct Job {
   const Download* download = nullptr;
+  std::vector<std::string> tried;  // what went wrong at the addresses before the last
   std::optional<FileLock> lock;
   std::vector<Piece> pieces;
   std::size_t open_pieces = 0;
@@ -258,6 +295,7 @@ struct Job {
   Job& operator=(const Job&) = delete;
   ~Job() {
     if (fd >= 0) close(fd);
+    if (lock) unlink(LockFile().c_str());  // while it is held: see FileLock
   }
   fs::path PartFile() const { return fs::path(download->file.string() + ".part"); }
   fs::path StateFile() const { return fs::path(download->file.string() + ".part.json"); }
@@ -283,6 +321,7 @@ class Fetcher {
   };
   struct Transfer {  // what libcurl's callbacks see
     Fetcher* fetcher = nullptr;
+    const std::string* url = nullptr;
     Job* job = nullptr;
     Piece* piece = nullptr;
     CURL* curl = nullptr;
@@ -324,32 +363,50 @@ class Fetcher {
   std::condition_variable changed_;
   std::deque<std::shared_ptr<Job>> waiting_;  // not begun, or locked by another process
   std::deque<Task> tasks_;
-  std::vector<Job*> active_;
+  std::vector<std::shared_ptr<Job>> active_;
   std::size_t unfinished_ = 0;
   std::optional<Error> error_;
   std::atomic<bool> stop_{false};
-  bool said_waiting_ = false;
   std::int64_t done_ = 0;
+  std::uint64_t known_total_ = 0;
+  std::size_t unknown_sizes_ = 0;
 };
 
+// Which of them are there already. Hashing is as fast as reading, so several at a time.
+std::vector<char> Present(const std::vector<Download>& downloads) {
+  std::vector<char> present(downloads.size(), 0);
+  std::atomic<std::size_t> next{0};
+  const auto check = [&] {
+    for (std::size_t i = next++; i < downloads.size(); i = next++) {
+      const Download& download = downloads[i];
+      struct stat info {};
+      if (stat(download.file.c_str(), &info) != 0) continue;
+      if (download.size != 0 && static_cast<std::uint64_t>(info.st_size) != download.size) continue;
+      const auto hash = Sha256OfFile(download.file);
+      present[i] = hash && *hash == download.sha256 ? 1 : 0;
+    }
+  };
+  std::vector<std::jthread> threads;
+  const std::size_t more =
+      std::min<std::size_t>(std::thread::hardware_concurrency(), downloads.size());
+  for (std::size_t i = 1; i < more; ++i) threads.emplace_back(check);
+  check();
+  threads.clear();
+  return present;
+}
+
 Result<void> Fetcher::Run(const std::vector<Download>& downloads) {
-  std::uint64_t total = 0;
-  std::uint64_t missing = 0;
-  std::uint64_t files = 0;
-  fs::path largest_directory;
   for (const Download& download : downloads) {
     if (!IsSha256(download.sha256)) {
       return Fail(fmt::format("{} has no sha256: nothing is fetched without", download.name));
     }
-    struct stat info {};
-    if (stat(download.file.c_str(), &info) == 0) {
-      const bool right_size =
-          download.size == 0 || static_cast<std::uint64_t>(info.st_size) == download.size;
-      if (right_size) {
-        ENVKIT_TRY(const std::string hash, Sha256OfFile(download.file));
-        if (hash == download.sha256) continue;
-      }
-    }
+  }
+  const std::vector<char> present = Present(downloads);
+  std::uint64_t missing = 0;
+  std::uint64_t pieces = 0;
+  for (std::size_t i = 0; i < downloads.size(); ++i) {
+    if (present[i] != 0) continue;
+    const Download& download = downloads[i];
     if (download.urls.empty()) {
       return Fail(fmt::format("no address is known for {}", download.name));
     }
@@ -357,52 +414,49 @@ Result<void> Fetcher::Run(const std::vector<Download>& downloads) {
     job->download = &download;
     job->size = download.size;
     LoadState(*job);
-    total += download.size;
-    const std::uint64_t present = job->Present();
-    missing += download.size > present ? download.size - present : 0;
-    ++files;
-    largest_directory = download.file.parent_path();
+    known_total_ += download.size;
+    if (download.size == 0) ++unknown_sizes_;
+    missing += download.size - std::min(download.size, job->Present());
+    done_ += static_cast<std::int64_t>(job->Present());
+    pieces += 1 + download.size / std::max<std::uint64_t>(options_.segment, 1);
     waiting_.push_back(std::move(job));
   }
   if (waiting_.empty()) return {};
   // The largest first: their pieces keep all workers busy to the end.
   std::stable_sort(waiting_.begin(), waiting_.end(),
                    [](const auto& a, const auto& b) { return a->size > b->size; });
-  if (missing > 0) {
-    ENVKIT_CHECK(RequireFreeSpace(
-        largest_directory, missing,
-        files == 1 ? waiting_.front()->download->name : fmt::format("fetching {} files", files)));
-  }
-  if (missing >= kAnnounceFrom) {
-    terminal_.Step(verb_, fmt::format("{} {} to download: {}, and as much disk below {}", files,
-                                      files == 1 ? "file" : "files", HumanBytes(missing),
-                                      largest_directory.string()));
-  }
+  const std::size_t files = waiting_.size();
+  const fs::path directory = waiting_.front()->download->file.parent_path();
   const std::string label =
       files == 1 ? waiting_.front()->download->name : fmt::format("{} files", files);
-  unfinished_ = waiting_.size();
-  progress_ = terminal_.StartProgress(verb_, label, total);
-  progress_->Set(total - std::min(total, missing));
-  done_ = static_cast<std::int64_t>(total - std::min(total, missing));
+  if (missing >= kAnnounceFrom) {
+    terminal_.Step(verb_, fmt::format("{}: {} to download, and as much disk below {}", label,
+                                      HumanBytes(missing), directory.string()));
+  }
+  if (missing > 0) ENVKIT_CHECK(RequireFreeSpace(directory, missing, "the download of " + label));
+  unfinished_ = files;
+  progress_ = terminal_.StartProgress(verb_, label, unknown_sizes_ == 0 ? known_total_ : 0);
+  progress_->Set(static_cast<std::uint64_t>(done_));
   const Clock::time_point started = Clock::now();
   {
     std::vector<std::jthread> workers;
-    const int count = std::max(1, options_.parallel);
-    workers.reserve(static_cast<std::size_t>(count));
-    for (int i = 0; i < count; ++i) workers.emplace_back([this] { Worker(); });
+    const auto most = static_cast<std::uint64_t>(std::max(1, options_.parallel));
+    const std::uint64_t count = std::min(pieces, most);
+    workers.reserve(count);
+    for (std::uint64_t i = 0; i < count; ++i) workers.emplace_back([this] { Worker(); });
   }
   if (error_) {
     progress_->Done();
     return Unexpected(std::move(*error_));
   }
   const double seconds = std::chrono::duration<double>(Clock::now() - started).count();
-  progress_->Done(fmt::format(
-      "{}  {}  {}", label, HumanBytes(static_cast<std::uint64_t>(std::max<std::int64_t>(done_, 0))),
-      HumanSeconds(seconds)));
+  progress_->Done(fmt::format("{}  {}  {}", label, HumanBytes(static_cast<std::uint64_t>(done_)),
+                              HumanSeconds(seconds)));
   return {};
 }
 
 void Fetcher::Worker() {
+  const NoSigpipe no_sigpipe;
   const Curl curl = NewCurl();
   Task task;
   while (NextTask(task)) {
@@ -423,7 +477,8 @@ bool Fetcher::NextTask(Task& task) {
     }
     // Each waiting job is asked once, then the lock's holder gets some time.
     bool progressed = false;
-    for (std::size_t i = waiting_.size(); i > 0 && !progressed && !stop_; --i) {
+    for (std::size_t i = waiting_.size(); i > 0 && !waiting_.empty() && !progressed && !stop_;
+         --i) {
       auto job = std::move(waiting_.front());
       waiting_.pop_front();
       lock.unlock();
@@ -436,9 +491,8 @@ bool Fetcher::NextTask(Task& task) {
         lock.lock();
       } else if (busy) {
         lock.lock();
-        if (!said_waiting_) {
-          said_waiting_ = true;
-          terminal_.Detail(fmt::format("{}: another envkit is fetching it", job->download->name));
+        if (active_.empty()) {
+          progress_->SetLabel(fmt::format("{} (another envkit fetches it)", job->download->name));
         }
         waiting_.push_back(std::move(job));
       } else {
@@ -452,8 +506,11 @@ bool Fetcher::NextTask(Task& task) {
 }
 
 void Fetcher::FailWith(const Job& job, Error error) {
-  error.doing.push_back(fmt::format("fetching {}", job.download->name));
   const std::lock_guard lock(mutex_);
+  for (auto it = job.tried.rbegin(); it != job.tried.rend(); ++it) {
+    error.what = *it + "\n" + error.what;
+  }
+  error.doing.push_back(fmt::format("fetching {}", job.download->name));
   if (!error_) error_ = std::move(error);
   stop_ = true;
   changed_.notify_all();
@@ -483,18 +540,17 @@ void Fetcher::Begin(const std::shared_ptr<Job>& job) {
   if (job->pieces.empty()) Plan(*job);
   job->resumed = job->Present() > 0;
   // A disk that is too small is better found now than in the middle.
-  if (job->size > 0) {
-    const int error = posix_fallocate(job->fd, 0, static_cast<off_t>(job->size));
-    if (error == ENOSPC || error == EDQUOT || error == EFBIG) {
-      auto failure = FileFailure("writing", download.file, error);
-      DropPart(*job);
-      FailWith(*job, std::move(failure.value()));
-      return;
-    }
+  if (job->size > 0 &&
+      fallocate(job->fd, FALLOC_FL_KEEP_SIZE, 0, static_cast<off_t>(job->size)) != 0 &&
+      (errno == ENOSPC || errno == EDQUOT)) {
+    auto failure = FileFailure("writing", download.file, errno);
+    DropPart(*job);
+    FailWith(*job, std::move(failure.value()));
+    return;
   }
   {
     const std::lock_guard lock(mutex_);
-    active_.push_back(job.get());
+    active_.push_back(job);
   }
   ShowLabel();
   Queue(job);
@@ -611,6 +667,7 @@ bool Fetcher::Pause(const Job& job, std::chrono::milliseconds time) {
 int Fetcher::OnTick(void* user, curl_off_t, curl_off_t, curl_off_t, curl_off_t) {
   auto& transfer = *static_cast<Transfer*>(user);
   if (transfer.fetcher->stop_) return 1;
+  transfer.fetcher->Count(0);  // time passes on the bar, too
   const std::lock_guard lock(transfer.fetcher->mutex_);
   return transfer.job->restart ? 1 : 0;
 }
@@ -619,7 +676,7 @@ int Fetcher::OnTick(void* user, curl_off_t, curl_off_t, curl_off_t, curl_off_t) 
 bool Fetcher::CheckAnswer(Transfer& transfer) {
   long status = 0;
   curl_easy_getinfo(transfer.curl, CURLINFO_RESPONSE_CODE, &status);
-  const std::string& url = transfer.job->download->urls[transfer.job->url];
+  const std::string& url = *transfer.url;
   if (status >= 300) return false;  // the body explains an error; the status says enough
   curl_off_t length = -1;
   curl_easy_getinfo(transfer.curl, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &length);
@@ -639,11 +696,10 @@ bool Fetcher::CheckAnswer(Transfer& transfer) {
     const int fields =
         value == nullptr ? 0 : std::sscanf(value, "bytes %llu-%llu/%llu", &from, &to, &whole);
     if (fields < 2 || from != transfer.wanted_from) {
-      transfer.trouble = {Outcome::kAgain,
-                          fmt::format("{} sent another range than was asked for", HostOf(url)),
-                          std::nullopt,
-                          {}};
+      // A server that cannot count: the whole file, then.
       job.ranges = false;
+      job.restart = true;
+      changed_.notify_all();
       return false;
     }
     if (fields == 3) size = whole;
@@ -660,16 +716,14 @@ bool Fetcher::CheckAnswer(Transfer& transfer) {
     if (length > 0) size = static_cast<std::uint64_t>(length);
   }
   if (size != 0 && job.download->size != 0 && size != job.download->size) {
-    transfer.trouble = {
-        Outcome::kRefused,
-        fmt::format("{} has {} bytes, the lock names {}", Shown(url), size, job.download->size),
-        std::nullopt,
-        {}};
+    transfer.trouble = Refused(
+        fmt::format("{} has {} bytes, the lock names {}", Shown(url), size, job.download->size));
     return false;
   }
   if (job.size == 0 && size != 0) {
     job.size = size;
-    progress_->SetTotal(0);
+    known_total_ += size;
+    if (--unknown_sizes_ == 0) progress_->SetTotal(known_total_);
   }
   return true;
 }
@@ -685,12 +739,8 @@ std::size_t Fetcher::OnBody(char* data, std::size_t one, std::size_t count, void
   }
   Piece& piece = *transfer.piece;
   if (piece.end != 0 && piece.at + size > piece.end) {
-    transfer.trouble = {
-        Outcome::kRefused,
-        fmt::format("{} sends more than the {} bytes that the lock names",
-                    Shown(transfer.job->download->urls[transfer.job->url]), transfer.job->size),
-        std::nullopt,
-        {}};
+    transfer.trouble =
+        Refused(fmt::format("{} sends more bytes than were asked for", Shown(*transfer.url)));
     return 0;
   }
   std::size_t at = 0;
@@ -701,6 +751,7 @@ std::size_t Fetcher::OnBody(char* data, std::size_t one, std::size_t count, void
       at += static_cast<std::size_t>(put);
     } else if (errno != EINTR) {
       transfer.trouble = {Outcome::kLocal,
+                          "",
                           "",
                           FileFailure("writing", transfer.job->download->file, errno).value(),
                           {}};
@@ -723,6 +774,7 @@ Trouble Fetcher::TryOnce(CURL* curl, const Task& task, const std::string& url) {
   Prepare(curl, url, options_.stall_s, words);
   Transfer transfer;
   transfer.fetcher = this;
+  transfer.url = &url;
   transfer.job = &job;
   transfer.piece = &piece;
   transfer.curl = curl;
@@ -750,19 +802,23 @@ Trouble Fetcher::TryOnce(CURL* curl, const Task& task, const std::string& url) {
   curl_easy_setopt(curl, CURLOPT_XFERINFODATA, &transfer);
   curl_easy_setopt(curl, CURLOPT_NOPROGRESS, 0L);
   const CURLcode code = curl_easy_perform(curl);
-  if (stop_) return {Outcome::kStopped, "", std::nullopt, {}};
+  if (stop_) return Stopped();
   {
     const std::lock_guard lock(mutex_);
-    if (job.restart) return {Outcome::kStopped, "", std::nullopt, {}};
+    if (job.restart) return Stopped();
   }
   if (transfer.trouble.outcome != Outcome::kDone) return std::move(transfer.trouble);
   long status = 0;
   curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
   if (status == 416) {
-    return {Outcome::kRefused,
-            fmt::format("{} is shorter than the lock says (HTTP 416)", Shown(url)),
-            std::nullopt,
-            {}};
+    const std::lock_guard lock(mutex_);
+    // What an earlier run left may be all of it, or of another file.
+    job.restart = job.resumed;
+    if (!job.restart) {
+      return Refused(fmt::format("{} is shorter than the lock says (HTTP 416)", Shown(url)));
+    }
+    changed_.notify_all();
+    return Stopped();
   }
   if (status >= 300) return StatusTrouble(curl, url, status);
   const std::lock_guard lock(mutex_);
@@ -770,6 +826,7 @@ Trouble Fetcher::TryOnce(CURL* curl, const Task& task, const std::string& url) {
   if (piece.end != 0 && piece.at < piece.end) {
     return {Outcome::kAgain,
             fmt::format("{} ended the file after {} of {} bytes", HostOf(url), piece.at, piece.end),
+            "",
             std::nullopt,
             {}};
   }
@@ -836,11 +893,14 @@ void Fetcher::FetchPiece(CURL* curl, const Task& task) {
     }
     {
       const std::lock_guard lock(mutex_);
-      if (job.url == url_index && job.url + 1 < job.download->urls.size()) ++job.url;
+      if (job.url == url_index && job.url + 1 < job.download->urls.size()) {
+        ++job.url;
+        job.tried.push_back(trouble.what);
+        job.ranges = true;
+      }
       if (job.url != url_index) {
         terminal_.Detail(
             fmt::format("{}: {}; trying the next address", job.download->name, trouble.what));
-        job.ranges = true;
         continue;
       }
     }
@@ -916,6 +976,7 @@ void Fetcher::Conclude(const std::shared_ptr<Job>& job) {
       once_more = job->resumed;
       if (!once_more && job->url + 1 < download.urls.size()) {
         ++job->url;
+        job->tried.push_back(fmt::format("{} has another sha256: {}", Shown(url), *hash));
         job->ranges = true;
         once_more = true;
       }
@@ -928,9 +989,7 @@ void Fetcher::Conclude(const std::shared_ptr<Job>& job) {
     DropPart(*job);
     FailWith(*job, Fail(fmt::format("{} has the wrong sha256\nexpected  {}\ngot       {}",
                                     Shown(url), download.sha256, *hash),
-                        "The index or mirror serves another file than the one that was locked. It "
-                        "was deleted.\nTry another index or mirror, or lock again if the change is "
-                        "intended.")
+                        Refused("").next)
                        .value());
     return;
   }
@@ -954,11 +1013,11 @@ void Fetcher::Conclude(const std::shared_ptr<Job>& job) {
 }
 
 void Fetcher::Finished(const std::shared_ptr<Job>& job) {
-  unlink(job->LockFile().c_str());  // while it is held: see FileLock
+  if (job->lock) unlink(job->LockFile().c_str());
   job->lock.reset();
   {
     const std::lock_guard lock(mutex_);
-    active_.erase(std::remove(active_.begin(), active_.end(), job.get()), active_.end());
+    active_.erase(std::remove(active_.begin(), active_.end(), job), active_.end());
     --unfinished_;
     changed_.notify_all();
   }
@@ -975,6 +1034,7 @@ Result<void> FetchAll(const std::vector<Download>& downloads, const DownloadOpti
 Result<std::string> HttpGet(const std::string& url,
                             const std::map<std::string, std::string>& headers) {
   constexpr int kAttempts = 4;
+  const NoSigpipe no_sigpipe;
   const Curl curl = NewCurl();
   if (!curl) return Fail("libcurl could not be started");
   curl_slist* raw = nullptr;
@@ -1018,7 +1078,7 @@ Result<std::string> HttpGet(const std::string& url,
     const bool again = trouble.outcome == Outcome::kAgain || trouble.outcome == Outcome::kNoNetwork;
     if (!again || attempt == kAttempts) {
       Error error = TroubleError(trouble);
-      if (status >= 300) error = Fail(trouble.what).value();
+      if (status >= 300) error = Fail(trouble.what, trouble.next).value();
       return Unexpected(std::move(error));
     }
     std::this_thread::sleep_for(

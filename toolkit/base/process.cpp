@@ -380,17 +380,18 @@ Result<ProcessResult> RunProcess(const ProcessSpec& spec) {
   auto stop_reading = Clock::time_point::max();
   int status = 0;
   bool ended = false;
+  bool timed_out = false;
   while (!ended || pipes[0].reader.open() || pipes[1].reader.open()) {
     const auto now = Clock::now();
     if (ended && now >= stop_reading) break;
-    if (!ended && !result.timed_out && now >= deadline) {
-      result.timed_out = true;
+    if (!ended && !timed_out && now >= deadline) {
+      timed_out = true;
       kill(setup.new_group ? -pid : pid, SIGKILL);
     }
     auto wake = ended ? std::min(stop_reading, now + kQuiet) : deadline;
     // Old kernels have no pidfd: then look every 20 ms.
     if (!ended && !process.open()) wake = std::min(wake, now + std::chrono::milliseconds(20));
-    if (result.timed_out && !ended) wake = now + std::chrono::milliseconds(20);
+    if (timed_out && !ended) wake = now + std::chrono::milliseconds(20);
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(wake - now).count();
     const int timeout = wake == Clock::time_point::max()
                             ? -1
@@ -417,7 +418,7 @@ Result<ProcessResult> RunProcess(const ProcessSpec& spec) {
     }
   }
   for (Pipe& pipe : pipes) pipe.capture.End();
-  if (result.timed_out) {
+  if (timed_out) {
     const std::string last = LastLines(result.err.empty() ? result.out : result.err);
     return Fail(fmt::format("{} did not end within {:g} s and was stopped{}{}", name,
                             std::chrono::duration<double>(*spec.timeout).count(),

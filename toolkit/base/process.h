@@ -18,22 +18,22 @@ namespace envkit {
 enum class Stream { kInherit, kCapture, kDiscard };
 
 struct ProcessSpec {
-  std::vector<std::string> argv;  // argv[0] is looked up on PATH unless it has a slash
-  std::filesystem::path cwd;      // empty: ours
-  std::map<std::string, std::string> env;  // added to (or replacing in) our environment
-  std::vector<std::string> env_unset;
-  std::optional<std::string> input;  // nullopt: /dev/null; else fed to stdin (any size, no deadlock)
-  bool inherit_input = false;        // our own stdin (terminals)
+  std::vector<std::string> argv = {};  // argv[0] is looked up on PATH unless it has a slash
+  std::filesystem::path cwd = {};      // empty: ours
+  std::map<std::string, std::string> env = {};  // added to (or replacing in) our environment
+  std::vector<std::string> env_unset = {};
+  // nullopt: /dev/null; else fed to stdin (any size, no deadlock)
+  std::optional<std::string> input = {};
+  bool inherit_input = false;  // our own stdin (terminals)
   Stream out = Stream::kCapture;
   Stream err = Stream::kCapture;
-  std::optional<std::chrono::milliseconds> timeout;  // then SIGKILL to its process group
+  std::optional<std::chrono::milliseconds> timeout = {};  // then SIGKILL to its process group
   // Called for each whole line of stderr or stdout that is captured, while the child runs.
-  std::function<void(std::string_view line)> on_line;
+  std::function<void(std::string_view line)> on_line = {};
 };
 
 struct ProcessResult {
   int exit_code = 0;  // 128 + signal where a signal ended it
-  bool timed_out = false;
   std::string out;
   std::string err;
 };
