@@ -23,9 +23,11 @@ struct LayerPlan {
   std::string what;   // "debian", "torch", "nvidia-cudnn-cu13", "libraries-3", "runtime", "recipe"
   std::string kind;   // os | wheel | runtime | recipe
   std::string key;
-  std::vector<LockedWheel> wheels;                             // kind wheel
-  std::vector<std::vector<std::string>> members;               // per wheel; empty: all of it
-  std::vector<LockedDeb> debs;                                 // kind os
+  std::int64_t mtime = 0;  // of every file in it
+  std::string site;        // where wheels go, without a leading slash
+  std::vector<LockedWheel> wheels;                // kind wheel; runtime: what it is compiled against
+  std::vector<std::vector<std::string>> members;  // per wheel; empty: all of it
+  std::vector<LockedDeb> debs;                    // kind os; runtime: the builder's
 };
 
 struct ImagePlan {

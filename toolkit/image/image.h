@@ -16,6 +16,10 @@ struct Layer {
   std::filesystem::path tree;  // extracted, read-only by convention
 };
 
+struct ImagePackage {
+  std::string name, version, sha256;  // of the wheel or the .deb
+};
+
 struct Image {
   std::string name;     // the project's name
   std::string profile;  // train | python | dev
@@ -24,6 +28,7 @@ struct Image {
   std::string config_digest;
   std::string config_json;    // the OCI image config, canonical bytes: sha256 = config_digest
   std::vector<Layer> layers;  // lowest first
+  std::vector<ImagePackage> packages;
 
   std::uint64_t Bytes() const {
     std::uint64_t sum = 0;
@@ -33,5 +38,8 @@ struct Image {
 };
 
 nlohmann::json ImageToJson(const Image& image);  // as docs/schemas/image.json
+
+// "mnist:train-cpu", the tag that docker shows.
+std::string ImageTag(const Image& image);
 
 }  // namespace envkit

@@ -6,15 +6,20 @@
 //   DATA/layers/<diff_id>/fs/                  the extracted tree; info.json beside it
 //   DATA/keys/<layer key>                      → diff_id (a layer's recipe to its result)
 //   DATA/images/<config digest>.json           Image as JSON
+//   DATA/plans/<plan key>                      → config digest (an image's plan to its result)
 //   DATA/roots/<key>/fs/                       build-time trees (builder root, torch headers)
 //   DATA/data/<sha256>/                        unpacked data artefacts
+//   DATA/locks/<key>                           held by the process that makes KEY
 #pragma once
 
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <utility>
 
+#include "base/files.h"
 #include "base/result.h"
+#include "base/terminal.h"
 
 namespace envkit {
 
@@ -27,5 +32,26 @@ struct Store {
   std::filesystem::path LayerTree(std::string_view diff_id) const;
   std::filesystem::path Temp() const { return data / "tmp"; }
 };
+
+// A directory of our own below DATA/tmp, removed by the destructor. What processes that were killed
+// left there is removed when the next one is made.
+class WorkDirectory {
+ public:
+  static Result<WorkDirectory> Make(const Store& store);
+  WorkDirectory(WorkDirectory&& other) noexcept
+      : path_(std::exchange(other.path_, {})), lock_(std::move(other.lock_)) {}
+  ~WorkDirectory();
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  WorkDirectory(std::filesystem::path path, FileLock lock)
+      : path_(std::move(path)), lock_(std::move(lock)) {}
+  std::filesystem::path path_;
+  FileLock lock_;  // tells the living from the dead
+};
+
+// Waits for the process that makes KEY, and says that it waits for WHAT.
+Result<FileLock> LockKey(const Store& store, std::string_view key, std::string_view what,
+                         Terminal& terminal);
 
 }  // namespace envkit

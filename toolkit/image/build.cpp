@@ -1,0 +1,268 @@
+#include "image/build.h"
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <chrono>
+#include <ctime>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <system_error>
+
+#include "base/digest.h"
+#include "base/files.h"
+#include "image/layer.h"
+#include "image/parts.h"
+#include "image/plan.h"
+#include "image/resolve.h"
+
+namespace envkit {
+namespace fs = std::filesystem;
+namespace {
+
+using nlohmann::json;
+
+// The OCI image config; the sorted keys of its JSON make it canonical.
+std::string ConfigJson(const ImagePlan& plan, const Image& image) {
+  std::time_t epoch = static_cast<std::time_t>(plan.source_date_epoch);
+  const std::string created = fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(epoch));
+  json diff_ids = json::array();
+  json history = json::array();
+  for (const Layer& layer : image.layers) {
+    diff_ids.push_back("sha256:" + layer.diff_id);
+    history.push_back({{"created", created}, {"created_by", "envkit " + layer.what}});
+  }
+  const json config = {
+      {"architecture", plan.architecture},
+      {"os", "linux"},
+      {"created", created},
+      {"config",
+       {{"Entrypoint", {"/opt/envkit/bin/envkit-launch", "--init", "--"}},
+        {"Env", json::array(
+                    {"PATH=/opt/envkit/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:"
+                     "/bin",
+                     "LANG=C.UTF-8"})},
+        {"WorkingDir", "/workspace"},
+        {"Labels",
+         {{"org.opencontainers.image.title", plan.name},
+          {"org.opencontainers.image.created", created},
+          {"org.opencontainers.image.ref.name", ImageTag(image)},
+          {"dev.envkit.lock.digest", plan.lock_digest},
+          {"dev.envkit.profile", plan.profile},
+          {"dev.envkit.variant", plan.variant}}}}},
+      {"rootfs", {{"type", "layers"}, {"diff_ids", diff_ids}}},
+      {"history", history}};
+  return config.dump();
+}
+
+std::vector<ImagePackage> PackagesOf(const ImagePlan& plan) {
+  std::vector<ImagePackage> packages;
+  for (const LayerPlan& layer : plan.layers) {
+    if (layer.kind != "os" && layer.kind != "wheel") continue;
+    for (const LockedDeb& deb : layer.debs) {
+      packages.push_back({deb.name, deb.version, deb.sha256});
+    }
+    for (const LockedWheel& wheel : layer.wheels) {
+      packages.push_back({wheel.name, wheel.version, wheel.sha256});
+    }
+  }
+  std::sort(packages.begin(), packages.end(), [](const auto& a, const auto& b) {
+    return std::tie(a.name, a.version) < std::tie(b.name, b.version);
+  });
+  return packages;
+}
+
+Result<Image> PublishImage(const ImagePlan& plan, std::vector<Layer> layers, const Store& store) {
+  Image image;
+  image.name = plan.name;
+  image.profile = plan.profile;
+  image.variant = plan.variant;
+  image.lock_digest = plan.lock_digest;
+  image.layers = std::move(layers);
+  image.packages = PackagesOf(plan);
+  image.config_json = ConfigJson(plan, image);
+  image.config_digest = Sha256Of(image.config_json);
+  json stored = ImageToJson(image);
+  stored["config"] = image.config_json;
+  ENVKIT_CHECK(WriteFileAtomic(store.data / "images" / (image.config_digest + ".json"),
+                               stored.dump(1) + "\n"));
+  ENVKIT_CHECK(WriteFileAtomic(store.data / "plans" / PlanKey(plan), image.config_digest));
+  return image;
+}
+
+// Throws json::exception where STORED is not what PublishImage wrote.
+Image ReadImage(const json& stored, const Store& store) {
+  Image image;
+  image.name = stored.at("name");
+  image.profile = stored.at("profile");
+  image.variant = stored.at("variant");
+  image.lock_digest = stored.at("lock_digest");
+  image.config_digest = stored.at("config_digest");
+  image.config_json = stored.at("config");
+  for (const json& layer : stored.at("layers")) {
+    const std::string diff_id = layer.at("diff_id");
+    image.layers.push_back(
+        {diff_id, layer.at("what"), layer.at("bytes"), store.LayerTree(diff_id)});
+  }
+  for (const json& package : stored.at("packages")) {
+    image.packages.push_back({package.at("name"), package.at("version"), package.at("sha256")});
+  }
+  return image;
+}
+
+Result<Layer> MakeRecipeLayer(const LayerPlan& plan, const Store& store, const fs::path& work,
+                              Terminal& terminal) {
+  ENVKIT_TRY(const FileLock lock, LockKey(store, plan.key, plan.what, terminal));
+  if (auto made = FindLayer(store, plan.key, plan.what)) return std::move(*made);
+  const fs::path directory = work / plan.key;
+  ENVKIT_CHECK(MakeDirectories(directory / "fs/workspace"));
+  ENVKIT_CHECK(MakeDirectories(directory / "fs/data"));
+  ENVKIT_TRY(const auto files, RootfsFiles());
+  for (const auto& [name, content] : files) {
+    ENVKIT_CHECK(WriteFileAtomic(directory / "fs" / name, content));
+  }
+  ENVKIT_TRY(Layer layer, FinishTree(directory / "fs", plan.mtime, Modes::kPlain));
+  return PublishLayer(store, plan, directory, std::move(layer));
+}
+
+// "5 layers: debian 124 MB · torch 454 MB · …"
+std::string Summary(const Image& image) {
+  constexpr std::size_t kNamed = 6;
+  std::vector<std::uint64_t> sizes;
+  for (const Layer& layer : image.layers) sizes.push_back(layer.bytes);
+  std::sort(sizes.rbegin(), sizes.rend());
+  const std::uint64_t least = sizes.size() > kNamed ? sizes[kNamed - 1] : 0;
+  std::string text = fmt::format("{} layers:", image.layers.size());
+  std::size_t others = 0;
+  std::uint64_t other_bytes = 0;
+  const char* separator = " ";
+  for (const Layer& layer : image.layers) {
+    if (layer.bytes < least) {
+      ++others;
+      other_bytes += layer.bytes;
+      continue;
+    }
+    text += fmt::format("{}{} {}", separator, layer.what, HumanBytes(layer.bytes));
+    separator = " · ";
+  }
+  if (others > 0) text += fmt::format(" · {} more {}", others, HumanBytes(other_bytes));
+  return text;
+}
+
+// The Debian part of LOCK anew, written to envkit.lock.
+Result<Lock> Refresh(const Project& project, const Lock& lock, const Recipes& recipes,
+                     const Store& store, Terminal& terminal, std::size_t gone) {
+  terminal.Step("lock", fmt::format("{} Debian packages are gone from the mirrors; locking what "
+                                    "they have now (system_policy = \"refresh\")",
+                                    gone));
+  ResolveOptions options;
+  options.system_only = true;
+  options.previous = &lock;
+  auto fresh = ResolveLock(project, recipes, store, terminal, options);
+  if (!fresh) return Wrap(std::move(fresh).error(), "refreshing the Debian part of envkit.lock");
+  const std::string difference = LockDiff(lock, *fresh);
+  for (std::size_t at = 0; at < difference.size();) {
+    const std::size_t end = std::min(difference.find('\n', at), difference.size());
+    terminal.Note(difference.substr(at, end - at));
+    at = end + 1;
+  }
+  ENVKIT_CHECK(WriteFileAtomic(project.root / "envkit.lock", LockToToml(*fresh)));
+  return fresh;
+}
+
+Result<Image> BuildOnce(const Project& project, const ImagePlan& plan, const Store& store,
+                        const RunInRoot& run, Terminal& terminal,
+                        std::vector<LockedDeb>& gone_debs) {
+  const BuilderPlan builder = PlanBuilder(plan);
+  const MissingParts missing = FindMissing(plan, builder, store, Wanted::kImage);
+  if (!missing.empty()) {
+    ENVKIT_TRY(FetchOutcome outcome, FetchParts(project, plan, builder, missing, store, terminal));
+    gone_debs = std::move(outcome.gone_debs);
+    if (!gone_debs.empty()) return Unexpected(GoneError(project, gone_debs));
+  }
+  ENVKIT_TRY(const WorkDirectory work, WorkDirectory::Make(store));
+  if (!missing.empty()) {
+    ENVKIT_CHECK(MakeParts(plan, builder, missing, store, work.path(), terminal));
+  }
+  std::vector<Layer> layers;
+  for (const LayerPlan& layer : plan.layers) {
+    if (layer.kind == "recipe") {
+      ENVKIT_TRY(layers.emplace_back(), MakeRecipeLayer(layer, store, work.path(), terminal));
+    } else if (layer.kind == "runtime") {
+      ENVKIT_TRY(layers.emplace_back(),
+                 MakeRuntimeLayer(plan, builder, store, work.path(), run, terminal));
+    } else if (auto made = FindLayer(store, layer.key, layer.what)) {
+      layers.push_back(std::move(*made));
+    } else {
+      return Fail(fmt::format("the layer {} vanished from {} during the build", layer.what,
+                              store.data.string()),
+                  "Build again.");
+    }
+  }
+  return PublishImage(plan, std::move(layers), store);
+}
+
+}  // namespace
+
+Result<std::optional<Image>> FindImage(const ImagePlan& plan, const Store& store) {
+  const auto digest = ReadFile(store.data / "plans" / PlanKey(plan));
+  if (!digest || !IsSha256(*digest)) return std::nullopt;
+  const auto text = ReadFile(store.data / "images" / (*digest + ".json"));
+  if (!text) return std::nullopt;
+  Image image;
+  try {
+    image = ReadImage(json::parse(*text), store);
+  } catch (const json::exception&) {
+    return std::nullopt;  // written anew by the next build
+  }
+  for (const Layer& layer : image.layers) {
+    std::error_code error;
+    if (!fs::exists(layer.tree.parent_path() / "info.json", error)) return std::nullopt;
+  }
+  return image;
+}
+
+Result<Image> BuildImage(const Project& project, const Lock& lock, const Recipes& recipes,
+                         const std::string& profile, const std::string& variant, const Store& store,
+                         const RunInRoot& run, Terminal& terminal, BuildReport* report) {
+  const auto start = std::chrono::steady_clock::now();
+  auto plan = PlanImage(project, lock, recipes, profile, variant);
+  if (!plan) return Unexpected(std::move(plan).error());
+  std::set<std::string> there;  // diff_ids
+  auto note_layers = [&] {
+    for (const LayerPlan& layer : plan->layers) {
+      if (const auto made = FindLayer(store, layer.key, layer.what)) there.insert(made->diff_id);
+    }
+  };
+  note_layers();
+
+  ENVKIT_TRY(std::optional<Image> found, FindImage(*plan, store));
+  if (!found) {
+    std::vector<LockedDeb> gone;
+    auto built = BuildOnce(project, *plan, store, run, terminal, gone);
+    if (!built && !gone.empty() && project.environment.system_policy == "refresh") {
+      ENVKIT_TRY(const Lock fresh, Refresh(project, lock, recipes, store, terminal, gone.size()));
+      plan = PlanImage(project, fresh, recipes, profile, variant);
+      if (!plan) return Unexpected(std::move(plan).error());
+      note_layers();
+      built = BuildOnce(project, *plan, store, run, terminal, gone);
+    }
+    if (!built) {
+      return Wrap(std::move(built).error(), fmt::format("building the {} image", variant));
+    }
+    found = std::move(*built);
+  }
+  terminal.Step("build", Summary(*found));
+  if (report != nullptr) {
+    report->seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    for (const Layer& layer : found->layers) {
+      (there.contains(layer.diff_id) ? report->reused : report->built).push_back(layer.diff_id);
+    }
+  }
+  return std::move(*found);
+}
+
+}  // namespace envkit

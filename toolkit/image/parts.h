@@ -1,0 +1,52 @@
+// Inside image/: what a plan is put together from. The parts that the store lacks are fetched in
+// one go and made side by side.
+#pragma once
+
+#include <vector>
+
+#include "base/result.h"
+#include "base/terminal.h"
+#include "image/build.h"
+#include "image/plan.h"
+#include "image/resolve.h"
+#include "image/store.h"
+
+namespace envkit {
+
+struct MissingParts {
+  std::vector<const LayerPlan*> layers;  // of the kinds os and wheel
+  bool builder_root = false;
+  bool builder_torch = false;
+  bool empty() const { return layers.empty() && !builder_root && !builder_torch; }
+};
+
+enum class Wanted { kImage, kBuilder };
+// kImage: what the image's layers need; kBuilder: what EnsureBuilderRoot promises.
+MissingParts FindMissing(const ImagePlan& plan, const BuilderPlan& builder, const Store& store,
+                         Wanted wanted);
+
+// Says what is about to happen where it is more than 1 GB.
+Result<FetchOutcome> FetchParts(const Project& project, const ImagePlan& plan,
+                                const BuilderPlan& builder, const MissingParts& missing,
+                                const Store& store, Terminal& terminal);
+
+Result<void> MakeParts(const ImagePlan& plan, const BuilderPlan& builder,
+                       const MissingParts& missing, const Store& store,
+                       const std::filesystem::path& work, Terminal& terminal);
+
+// "libc6 2.41-12, tzdata 2026b-1 and 3 more are no longer on …": what to do about it.
+Error GoneError(const Project& project, const std::vector<LockedDeb>& gone);
+
+// Lowest first.
+std::vector<std::filesystem::path> BuilderTrees(const ImagePlan& plan, const BuilderPlan& builder,
+                                                const Store& store);
+
+// The runtime, compiled in the builder's trees, as a layer of the store.
+Result<Layer> MakeRuntimeLayer(const ImagePlan& plan, const BuilderPlan& builder,
+                               const Store& store, const std::filesystem::path& work,
+                               const RunInRoot& run, Terminal& terminal);
+
+// The part of a compiler's or CMake's log that says what is wrong: from its first error on.
+std::string FirstErrors(std::string_view log);
+
+}  // namespace envkit

@@ -1,0 +1,33 @@
+// Inside image/: the keys and trees that a plan leads to.
+#pragma once
+
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "image/build.h"
+
+namespace envkit {
+
+// Everything that shapes the image.
+std::string PlanKey(const ImagePlan& plan);
+
+const LayerPlan* FindKind(const ImagePlan& plan, std::string_view kind);
+
+// What the runtime layer is compiled in: the builder's Debian tree, and a tree with those members
+// of the wheels that the image's own layers do not have (headers).
+struct BuilderPlan {
+  std::string root_key;
+  std::vector<LockedDeb> root_debs;
+  LayerPlan torch;
+  std::vector<std::vector<std::string>> except;  // per wheel of TORCH: what the image's layers have
+};
+BuilderPlan PlanBuilder(const ImagePlan& plan);
+
+// The directories and files of images/rootfs, which the recipe layer adds to the image: relative
+// path → content.
+Result<std::map<std::string, std::string>> RootfsFiles();
+
+}  // namespace envkit
