@@ -269,7 +269,7 @@ class TarExtractor {
     const mode_t type = archive_entry_filetype(entry);
     if (type == AE_IFDIR) return Directory(path, mode);
     if (path.empty()) return Unsafe(archive_, ".", "is not a directory");
-    if (type == AE_IFREG) return File(path, mode);
+    if (type == AE_IFREG) return File(path, mode, archive_entry_size(entry));
     if (type == AE_IFLNK) return Symlink(path, entry);
     if (!options_.device_nodes) return {};
     return Node(path, type | mode, archive_entry_rdev(entry));
@@ -342,7 +342,7 @@ class TarExtractor {
     return {};
   }
 
-  Result<void> File(const std::string& path, mode_t mode) {
+  Result<void> File(const std::string& path, mode_t mode, la_int64_t size_of_entry) {
     ENVKIT_TRY(const int parent, Parent(path));
     if (const int error = MakeRoom(parent, name_); error != 0) return Failure(path, error);
     const Descriptor out(
@@ -368,7 +368,8 @@ class TarExtractor {
       end = std::max(end, offset + static_cast<la_int64_t>(size));
     }
     if (code != ARCHIVE_EOF) return Damaged();
-    // A sparse file may end with a hole, which libarchive reports as an empty last block.
+    // A sparse file may end with a hole, of which there is no block.
+    end = std::max(end, size_of_entry);
     if (ftruncate(out.get(), end) != 0 || fchmod(out.get(), mode) != 0 ||
         futimens(out.get(), times_.data()) != 0) {
       return Failure(path, errno);

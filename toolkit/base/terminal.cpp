@@ -73,19 +73,20 @@ std::string Padded(std::string_view verb) {
   return text;
 }
 
-std::string Bar(double share) {
+// What is left is a dim line where there is colour, else empty.
+std::string Bar(double share, bool colour) {
   const double filled = std::clamp(share, 0.0, 1.0) * kBarCells;
   const int whole = static_cast<int>(filled);
   std::string bar;
-  for (int i = 0; i < kBarCells; ++i) {
-    if (i < whole) {
-      bar += "━";
-    } else if (i == whole && filled - whole >= 0.5) {
-      bar += "╸";
-    } else {
-      bar += " ";
-    }
+  int cells = 0;
+  for (; cells < whole; ++cells) bar += "━";
+  if (cells < kBarCells && filled - whole >= 0.5) {
+    bar += "╸";
+    ++cells;
   }
+  if (colour) bar += "\033[2m";
+  for (; cells < kBarCells; ++cells) bar += colour ? "━" : " ";
+  if (colour) bar += "\033[0m";
   return bar;
 }
 
@@ -141,17 +142,24 @@ struct Progress::State {
     }
     return text;
   }
-  std::string Line(std::size_t columns, Clock::time_point now) const {
-    std::string tail = "  " + Amount();
-    if (total > 0) tail += fmt::format("  {}  {:3.0f}%", Bar(Share()), std::floor(Share() * 100));
-    tail += Speed(now);
-    // One column stays free: a full last column would wrap on some terminals.
-    const std::size_t used = kVerbWidth + Width(tail) + 1;
-    if (used + 8 > columns) {
-      tail = total > 0 ? fmt::format("  {:3.0f}%", std::floor(Share() * 100)) : "  " + Amount();
+  std::string Line(std::size_t columns, Clock::time_point now, bool colour) const {
+    const std::string percent = fmt::format("  {:3.0f}%", std::floor(Share() * 100));
+    std::string before = "  " + Amount();
+    std::string after = total > 0 ? percent : "";
+    after += Speed(now);
+    bool with_bar = total > 0;
+    const auto fixed = [&] {
+      // One column stays free: a full last column would wrap on some terminals.
+      return kVerbWidth + Width(before) + (with_bar ? kBarCells + 2 : 0) + Width(after) + 1;
+    };
+    if (fixed() + 8 > columns) {
+      with_bar = false;
+      if (total > 0) before.clear();
+      after = total > 0 ? percent : "";
     }
-    const std::size_t rest = kVerbWidth + Width(tail) + 1;
-    return Padded(verb) + Shorten(label, columns > rest ? columns - rest : 0) + tail;
+    const std::size_t room = columns > fixed() ? columns - fixed() : 0;
+    return Padded(verb) + Shorten(label, room) + before +
+           (with_bar ? "  " + Bar(Share(), colour) : "") + after;
   }
   std::string PlainLine(Clock::time_point now) const {
     if (total == 0) return fmt::format("{}{}  {}{}\n", Padded(verb), label, Amount(), Speed(now));
@@ -178,7 +186,8 @@ void Progress::Add(std::uint64_t amount) {
 void Progress::Set(std::uint64_t amount) {
   const std::lock_guard lock(state_->terminal->mutex_);
   state_->done = amount;
-  if (!state_->samples.empty() && amount < state_->samples.back().second) state_->samples.clear();
+  const bool back = !state_->samples.empty() && amount < state_->samples.back().second;
+  if (!state_->moved || back) state_->samples.clear();
   state_->moved = true;
   state_->Sample(Clock::now());
   state_->terminal->Redraw();
@@ -262,7 +271,7 @@ void Terminal::Redraw() {
     options_.columns = size.ws_col;
   }
   const auto columns = static_cast<std::size_t>(std::max(options_.columns, 20));
-  Write(options_.error_fd, "\r\033[K" + state.Line(columns, now));
+  Write(options_.error_fd, "\r\033[K" + state.Line(columns, now, options_.colour));
   state.drawn = now;
 }
 
