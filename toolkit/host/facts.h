@@ -16,15 +16,19 @@ struct PciGpu {
 };
 
 struct HostFacts {
-  std::vector<PciGpu> pci_gpus;                  // NVIDIA display devices on PCI
-  std::optional<std::string> kernel_module;      // /proc/driver/nvidia/version → "580.95.05"
-  std::vector<int> device_nodes;                 // /dev/nvidiaN, sorted
-  bool control_node = false;                     // /dev/nvidiactl
-  bool wsl = false;                              // /dev/dxg
-  int cpus = 1;                                  // usable: affinity mask and cgroup quota
+  std::vector<PciGpu> pci_gpus;              // NVIDIA display devices on PCI
+  std::optional<std::string> kernel_module;  // /proc/driver/nvidia/version → "580.95.05"
+  std::vector<int> device_nodes;             // /dev/nvidiaN, sorted
+  bool control_node = false;                 // /dev/nvidiactl
+  bool uvm_node = false;                     // /dev/nvidia-uvm
+  std::vector<std::string> closed_nodes;     // of those, what this user may not open
+  bool nouveau = false;                      // the module that keeps NVIDIA's own out
+  bool wsl = false;                          // /dev/dxg
+  bool wsl_driver = false;                   // the Windows driver's libcuda, below /usr/lib/wsl
+  int cpus = 1;                              // usable: affinity mask and cgroup quota
   int numa_nodes = 1;
-  std::optional<std::uint64_t> memory_bytes;     // the smaller of machine and cgroup limit
-  std::optional<std::uint64_t> shm_bytes;        // size of /dev/shm
+  std::optional<std::uint64_t> memory_bytes;  // the smaller of machine and cgroup limit
+  std::optional<std::uint64_t> shm_bytes;     // size of /dev/shm
   std::string hostname;
   std::string kernel;
 };
