@@ -47,7 +47,8 @@ std::optional<std::string> ClosestMatch(std::string_view word,
 std::string JoinOr(const std::vector<std::string>& words, std::string_view last) {
   std::string text;
   for (std::size_t i = 0; i < words.size(); ++i) {
-    if (i > 0) text += i + 1 == words.size() ? " " + std::string(last) + " " : ", ";
+    if (i > 0 && i + 1 < words.size()) text += ", ";
+    if (i > 0 && i + 1 == words.size()) text.append(" ").append(last).append(" ");
     text += words[i];
   }
   return text;

@@ -118,16 +118,17 @@ class Reader {
 
   // Takes a value where it is there and VALID, and remembers where it came from.
   template <class Valid>
-  void Take(TomlTable& table, const char* key, std::string& target, Valid valid,
-            const char* expected, const char* hint = "") {
-    const auto text = table.String(key);
+  std::optional<TomlString> Take(TomlTable& table, const char* key, std::string& target,
+                                 Valid valid, const char* expected, const char* hint = "") {
+    auto text = table.String(key);
     Origin(table.path() + "." + key, text ? &text->at : nullptr);
-    if (!text) return;
+    if (!text) return std::nullopt;
     if (!valid(text->value)) {
       document_.Report(text->at, fmt::format("{} is {}", key, expected), hint);
-      return;
+      return std::nullopt;
     }
     target = text->value;
+    return text;
   }
 
   void TakeChoice(TomlTable& table, const char* key, std::string& target,
@@ -175,11 +176,10 @@ class Reader {
     for (const DebianPython& debian : kDebianPythons)
       if (debian.base == environment.base) own = debian.python;
     if (!own.empty()) environment.python = own;
-    Take(
+    const auto python = Take(
         table, "python", environment.python,
         [](std::string_view text) { return IsNumbers(text, 2); }, "a version such as \"3.13\"");
-    const auto python = table.Has("python") ? table.String("python") : std::nullopt;
-    if (!python || own.empty() || environment.python == own || !IsNumbers(python->value, 2)) return;
+    if (!python || own.empty() || python->value == own) return;
     std::string hint = fmt::format("leave python out, or write python = \"{}\"", own);
     for (const DebianPython& debian : kDebianPythons)
       if (debian.python == environment.python)
