@@ -1,4 +1,4 @@
-"""A web server with the faults of real ones: http_fixture.py DIRECTORY. Prints its port.
+"""A web server with the faults of real ones: http_fixture.py DIRECTORY [CERTIFICATE]. Prints its port.
 
 /MODE/NAME serves DIRECTORY/NAME: ok, norange, slow, fail-N (503 for the first N requests), cut-N (the
 first N bodies stop in the middle), always-cut, wrong (other bytes), longer, liar (206 of another
@@ -10,6 +10,7 @@ import base64
 import http.server
 import os
 import re
+import ssl
 import sys
 import threading
 import time
@@ -35,7 +36,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self):
-        path = self.path.split("?")[0]
+        # A proxy is asked with the whole URL.
+        path = re.sub(r"^http://[^/]*", "", self.path).split("?")[0]
         if path == "/log":
             with LOCK:
                 return self.answer(200, "".join(LOG).encode())
@@ -119,6 +121,10 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 server = Server(("127.0.0.1", 0), Handler)
+if len(sys.argv) > 2:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(sys.argv[2])
+    server.socket = context.wrap_socket(server.socket, server_side=True)
 sys.stdout.write(f"{server.server_address[1]}\n")
 sys.stdout.flush()
 threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()

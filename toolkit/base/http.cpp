@@ -35,6 +35,7 @@ using Clock = std::chrono::steady_clock;
 constexpr std::uint64_t kAnnounceFrom = 1'000'000'000;
 constexpr std::uint64_t kDocumentLimit = 64U << 20;
 constexpr std::uint64_t kRealProgress = 1U << 20;  // then the count of attempts starts anew
+constexpr long kSlowest = 1000;                    // bytes a second
 constexpr auto kSaveEvery = std::chrono::milliseconds(500);
 constexpr auto kLongestBackoff = std::chrono::seconds(30);
 
@@ -142,7 +143,7 @@ void Prepare(CURL* curl, const std::string& url, int stall_s,
   curl_easy_setopt(curl, CURLOPT_REDIR_PROTOCOLS_STR,
                    url.starts_with("https:") ? "https" : "http,https");
   curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT, 20L);
-  curl_easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, 1000L);
+  curl_easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, kSlowest);
   curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME, static_cast<long>(stall_s));
   curl_easy_setopt(curl, CURLOPT_BUFFERSIZE, 512L << 10);
   curl_easy_setopt(curl, CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_1_1));
@@ -328,6 +329,8 @@ class Fetcher {
     std::uint64_t wanted_from = 0;
     bool ranged = false;
     bool checked = false;
+    Clock::time_point window = Clock::now();  // in which `arrived` came
+    std::uint64_t arrived = 0;
     Trouble trouble;
   };
 
@@ -668,6 +671,21 @@ int Fetcher::OnTick(void* user, curl_off_t, curl_off_t, curl_off_t, curl_off_t) 
   auto& transfer = *static_cast<Transfer*>(user);
   if (transfer.fetcher->stop_) return 1;
   transfer.fetcher->Count(0);  // time passes on the bar, too
+  // libcurl's own low-speed rule looks at a five-second average first.
+  const int stall_s = transfer.fetcher->options_.stall_s;
+  if (Clock::now() - transfer.window > std::chrono::seconds(stall_s)) {
+    if (transfer.arrived < static_cast<std::uint64_t>(stall_s * kSlowest)) {
+      transfer.trouble = {Outcome::kAgain,
+                          fmt::format("{} sent {} in {} s", HostOf(*transfer.url),
+                                      HumanBytes(transfer.arrived), stall_s),
+                          "",
+                          std::nullopt,
+                          {}};
+      return 1;
+    }
+    transfer.window = Clock::now();
+    transfer.arrived = 0;
+  }
   const std::lock_guard lock(transfer.fetcher->mutex_);
   return transfer.job->restart ? 1 : 0;
 }
@@ -763,6 +781,7 @@ std::size_t Fetcher::OnBody(char* data, std::size_t one, std::size_t count, void
     piece.at += size;
     if (Clock::now() - transfer.job->saved > kSaveEvery) fetcher.SaveState(*transfer.job);
   }
+  transfer.arrived += size;
   fetcher.Count(static_cast<std::int64_t>(size));
   return size;
 }
