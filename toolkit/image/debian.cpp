@@ -20,6 +20,7 @@ namespace envkit {
 namespace fs = std::filesystem;
 namespace {
 
+constexpr char kMirrorVariable[] = "ENVKIT_DEBIAN_MIRROR";
 constexpr char kKeyring[] = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 std::string WithoutSlash(std::string_view url) {
@@ -325,10 +326,9 @@ DebianMirror MirrorOfSources(std::string_view lines, std::string_view codename) 
 
 Result<DebianMirror> FindDebianMirror(const std::string& codename, const Environment& environment,
                                       const Store& store) {
-  constexpr char kVariable[] = "ENVKIT_DEBIAN_MIRROR";
-  if (const auto given = environment.find(kVariable);
+  if (const auto given = environment.find(kMirrorVariable);
       given != environment.end() && !given->second.empty()) {
-    return ParseMirrorSetting(given->second, kVariable);
+    return ParseMirrorSetting(given->second, kMirrorVariable);
   }
   if (const std::string host = HostCodename(); !host.empty() && FindExecutable("apt-get")) {
     ProcessSpec spec;
@@ -340,8 +340,12 @@ Result<DebianMirror> FindDebianMirror(const std::string& codename, const Environ
       if (!mirror.main.empty()) return mirror;
     }
   }
-  const std::string next =
-      fmt::format("Name a mirror: {}=\"MAIN [SECURITY]\", each an http or https URL.", kVariable);
+  return MmdebstrapMirror(codename, store);
+}
+
+Result<DebianMirror> MmdebstrapMirror(const std::string& codename, const Store& store) {
+  const std::string next = fmt::format(
+      "Name a mirror: {}=\"MAIN [SECURITY]\", each an http or https URL.", kMirrorVariable);
   if (!FindExecutable("mmdebstrap")) {
     return Missing(
         "no Debian mirror is known: this machine's apt sources name none, and "

@@ -17,7 +17,7 @@ namespace envkit {
 inline constexpr char kDebianArchitecture[] = "amd64";
 
 struct DebianMirror {
-  std::string main;      // "http://host/debian", without a final slash
+  std::string main;      // "http://example.com/debian", without a final slash
   std::string security;  // of the suites NAME-security
   std::string origin;    // for people
 
@@ -31,6 +31,8 @@ Result<std::string> DebianCodename(const std::string& base);
 // default.
 Result<DebianMirror> FindDebianMirror(const std::string& codename, const Environment& environment,
                                       const Store& store);
+// mmdebstrap's default, which it tells when it is run.
+Result<DebianMirror> MmdebstrapMirror(const std::string& codename, const Store& store);
 // "MAIN [SECURITY]"; SECURITY is MAIN-security where it is left out.
 Result<DebianMirror> ParseMirrorSetting(std::string_view text, std::string_view variable);
 // Of lines "URI|RELEASE|COMPONENT|ORIGIN" about a Debian host's own sources; MAIN stays empty where

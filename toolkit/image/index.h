@@ -25,7 +25,7 @@ struct PythonIndexes {
   std::vector<std::string> extra;  // asked besides MAIN
 
   std::vector<std::string> All() const;  // MAIN first
-  std::string Describe() const;          // "https://host/simple (UV_DEFAULT_INDEX)", redacted
+  std::string Describe() const;  // "https://example.com/simple (UV_DEFAULT_INDEX)", redacted
   // The settings as uv reads them. Never on a command line, which everybody on the machine sees.
   Environment ForUv() const;
   // TEXT without the indexes' credentials.

@@ -2,6 +2,7 @@
 // private directories; the host's package state is read, never written.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,23 @@ struct ResolveOptions {
 
 Result<Lock> ResolveLock(const Project& project, const Recipes& recipes, const Store& store,
                          Terminal& terminal, const ResolveOptions& options = {});
+
+// What `envkit lock` does about PROJECT's envkit.lock.
+struct LockRequest {
+  bool check = false;  // only compare: kFailed with the differences where it is stale
+  std::optional<std::string>
+      upgrade;  // "": everything; "system": the Debian part; else one package
+};
+struct LockReport {
+  Lock lock;
+  bool resolved = false;  // false: it fitted, and was left as it is
+  bool changed = false;
+  std::string diff;  // LockDiff to the lock that was there
+};
+// Locked versions stay where they still fit, unless an upgrade was asked for. The file is written
+// when all is resolved, at once.
+Result<LockReport> UpdateLock(const Project& project, const Recipes& recipes,
+                              const LockRequest& request, Terminal& terminal);
 
 // Where to fetch locked files from: asks the user's index (by project name) and Debian mirror for
 // the file with this name and hash. Fetched into the store's downloads; nothing happens for files

@@ -305,6 +305,7 @@ Error UvError(const std::string& words, const PythonIndexes& indexes) {
   while (!said.empty() && (said.back() == '\n' || said.back() == ' ')) said.pop_back();
   const auto has = [&said](std::string_view text) { return said.find(text) != std::string::npos; };
   Error error;
+  if (said.starts_with("error: ")) said.erase(0, 7);
   error.what = fmt::format("uv could not resolve the Python packages\n{}", said);
   if (has("error sending request") || has("Failed to fetch") || has("dns error") ||
       has("Connect") || has("timed out")) {
