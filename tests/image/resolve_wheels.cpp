@@ -162,6 +162,13 @@ TEST_CASE("uv's words reach the user, with what to do, and without passwords") {
         "  The index is uv's default index.\n");
 }
 
+TEST_CASE("uv trusts the certificates that our own downloads trust") {
+  CHECK(TrustForUv({}) == Environment{{"UV_SYSTEM_CERTS", "true"}});
+  CHECK(TrustForUv({{"UV_SYSTEM_CERTS", "false"}, {"SSL_CERT_FILE", "/a"}, {"PIP_CERT", "/b"}})
+            .empty());
+  CHECK(TrustForUv({{"PIP_CERT", "/b"}, {"CURL_CA_BUNDLE", "/c"}}).at("SSL_CERT_FILE") == "/c");
+}
+
 TEST_CASE("times are UTC or nothing") {
   CHECK(ParseUtc("1970-01-02T00:00:01Z") == 86401);
   CHECK(ParseUtc("2026-10-28T02:51:00.123456Z") == ParseUtc("2026-10-28T02:51:00+00:00"));

@@ -416,7 +416,8 @@ Result<LockedDeb> ParsePrintedUri(std::string_view line, const std::string& code
 
 Result<DebianResolution> ResolveDebian(const std::string& codename,
                                        const std::map<std::string, std::vector<std::string>>& roots,
-                                       const DebianMirror& mirror, const Store& store) {
+                                       const DebianMirror& mirror, const Store& store,
+                                       Progress* progress) {
   for (const auto& [root, packages] : roots) {
     for (const std::string& package : packages) {
       if (!IsPackageName(package)) {
@@ -427,6 +428,7 @@ Result<DebianResolution> ResolveDebian(const std::string& codename,
   }
   ENVKIT_TRY(PrivateApt apt, PrivateApt::Make(codename, mirror, store));
   ENVKIT_CHECK(apt.Update());
+  if (progress != nullptr) progress->Add(1);
   std::map<std::string, LockedDeb> debs;  // by sha256
   for (const auto& [root, packages] : roots) {
     ENVKIT_TRY(const std::string uris, apt.PrintUris(packages));
@@ -435,6 +437,7 @@ Result<DebianResolution> ResolveDebian(const std::string& codename,
       auto [known, is_new] = debs.emplace(deb.sha256, std::move(deb));
       known->second.roots.push_back(root);
     }
+    if (progress != nullptr) progress->Add(1);
   }
   // apt says which archive has a file, not which suite; this list is small.
   ENVKIT_TRY(const auto updates, apt.HashesIn(codename + "-updates"));

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "base/terminal.h"
 #include "image/index.h"
 #include "image/store.h"
 #include "project/lock.h"
@@ -49,7 +50,8 @@ struct DebianResolution {
 // ROOTS: the packages of each root beyond the essential and required ones.
 Result<DebianResolution> ResolveDebian(const std::string& codename,
                                        const std::map<std::string, std::vector<std::string>>& roots,
-                                       const DebianMirror& mirror, const Store& store);
+                                       const DebianMirror& mirror, const Store& store,
+                                       Progress* progress = nullptr);  // one step more than roots
 
 // Of one line of `apt-get --print-uris` with Acquire::ForceHash=SHA256: all but the roots. The
 // suite is CODENAME or CODENAME-security.

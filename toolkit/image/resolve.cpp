@@ -100,7 +100,7 @@ Result<void> ResolveWheels(const Project& project, const Recipes& recipes, const
 }
 
 Result<DebianResolution> ResolveSystem(const Project& project, const Recipes& recipes,
-                                       const Store& store) {
+                                       const Store& store, Progress& progress) {
   ENVKIT_TRY(const std::string codename, DebianCodename(project.environment.base));
   std::map<std::string, std::vector<std::string>> roots;
   for (const auto& [profile, recipe] : recipes) {
@@ -112,7 +112,7 @@ Result<DebianResolution> ResolveSystem(const Project& project, const Recipes& re
     }
   }
   ENVKIT_TRY(const DebianMirror mirror, FindDebianMirror(codename, CurrentEnvironment(), store));
-  return ResolveDebian(codename, roots, mirror, store);
+  return ResolveDebian(codename, roots, mirror, store, &progress);
 }
 
 }  // namespace
@@ -125,14 +125,14 @@ Result<Lock> ResolveLock(const Project& project, const Recipes& recipes, const S
   if (auto codename = DebianCodename(project.environment.base); !codename) {
     return Unexpected(UsageAt(project, "base", codename.error().what, codename.error().next));
   }
-  const auto progress = terminal.StartProgress(
-      "lock",
-      options.system_only ? "resolving Debian packages" : "resolving wheels and Debian packages", 0,
-      "");
+  const bool wheels = !options.system_only || options.previous == nullptr;
+  const auto progress =
+      terminal.StartProgress("lock", wheels ? "resolving packages" : "resolving Debian packages",
+                             recipes.size() + (wheels ? 2 : 1), "steps");
   // Each waits for a network of its own.
-  auto system =
-      std::async(std::launch::async, [&] { return ResolveSystem(project, recipes, store); });
-  if (options.system_only && options.previous != nullptr) {
+  auto system = std::async(std::launch::async,
+                           [&] { return ResolveSystem(project, recipes, store, *progress); });
+  if (!wheels) {
     const Lock& previous = *options.previous;
     lock.torch = previous.torch;
     lock.cuda = previous.cuda;
@@ -140,6 +140,7 @@ Result<Lock> ResolveLock(const Project& project, const Recipes& recipes, const S
     lock.source_date_epoch = previous.source_date_epoch;
   } else {
     ENVKIT_CHECK(ResolveWheels(project, recipes, store, terminal, options.previous, lock));
+    progress->Add(1);
   }
   ENVKIT_TRY(DebianResolution debian, system.get());
   lock.debs = std::move(debian.debs);

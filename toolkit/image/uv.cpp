@@ -25,7 +25,8 @@ namespace {
 
 struct PinnedUv {
   std::string least;
-  IndexFile wheel;  // without a URL
+  std::string machine;
+  IndexFile wheel;  // without a URL; no name where none is pinned for this machine
 };
 
 Result<PinnedUv> ReadPin() {
@@ -38,12 +39,12 @@ Result<PinnedUv> ReadPin() {
   TomlTable root = document.Root();
   PinnedUv pin;
   if (const auto least = root.RequiredString("least")) pin.least = least->value;
-  if (!root.Has(system.machine)) {
+  pin.machine = system.machine;
+  if (!root.Has(pin.machine)) {
     ENVKIT_CHECK(document.Check());
-    return Missing(fmt::format("uv is not installed, and no uv is pinned for {}", system.machine),
-                   "Install uv and put it on PATH.");
+    return pin;
   }
-  TomlTable wheel = root.Table(system.machine);
+  TomlTable wheel = root.Table(pin.machine);
   if (const auto name = wheel.RequiredString("file")) pin.wheel.name = name->value;
   if (const auto sha256 = wheel.RequiredString("sha256")) pin.wheel.sha256 = sha256->value;
   if (const auto size = wheel.RequiredInteger("size", 1)) {
@@ -120,6 +121,10 @@ Result<void> FetchWithPip(const PinnedUv& pin, const fs::path& file, const Store
 
 Result<fs::path> PinnedProgram(const PinnedUv& pin, const PythonIndexes& indexes,
                                const Store& store, Terminal& terminal) {
+  if (pin.wheel.name.empty()) {
+    return Missing(fmt::format("uv is not installed, and none is pinned for {}", pin.machine),
+                   "Install uv and put it on PATH.");
+  }
   const fs::path program = store.cache / "tools" / pin.wheel.sha256 / "uv";
   std::error_code error;
   if (fs::exists(program, error)) return program;
@@ -234,6 +239,7 @@ Result<PythonResolution> ResolvePython(const PythonRequest& request, const Pytho
                "--format", "pylock.toml", "-o", "pylock.toml", "--quiet", "--color", "never"};
   spec.cwd = work.path();
   spec.env = indexes.ForUv();
+  spec.env.merge(TrustForUv(CurrentEnvironment()));
   spec.env["UV_PYTHON_DOWNLOADS"] = "never";
   for (const char* name : {"UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_INDEX", "UV_DEFAULT_INDEX"}) {
     if (!spec.env.contains(name)) spec.env_unset.emplace_back(name);
@@ -298,6 +304,24 @@ Result<PythonResolution> ParsePylock(std::string_view text, std::string_view pyt
               return std::tie(a.name, a.version) < std::tie(b.name, b.version);
             });
   return resolution;
+}
+
+Environment TrustForUv(const Environment& environment) {
+  Environment trust;
+  const auto set = [&environment](const char* name) {
+    const auto found = environment.find(name);
+    return found != environment.end() && !found->second.empty();
+  };
+  // uv brings certificates of its own, and would not know the company's.
+  if (!set("UV_SYSTEM_CERTS") && !set("UV_NATIVE_TLS")) trust["UV_SYSTEM_CERTS"] = "true";
+  if (!set("SSL_CERT_FILE")) {
+    for (const char* name : {"CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "PIP_CERT"}) {
+      if (!set(name)) continue;
+      trust["SSL_CERT_FILE"] = environment.at(name);
+      break;
+    }
+  }
+  return trust;
 }
 
 Error UvError(const std::string& words, const PythonIndexes& indexes) {

@@ -45,6 +45,9 @@ Result<PythonResolution> ResolvePython(const PythonRequest& request, const Pytho
 // Of uv's pylock.toml: of each package the wheel that PYTHON prefers.
 Result<PythonResolution> ParsePylock(std::string_view text, std::string_view python);
 
+// The certificates that our own downloads trust, as uv reads such settings.
+Environment TrustForUv(const Environment& environment);
+
 // What uv said, as an Error with what to do next.
 Error UvError(const std::string& words, const PythonIndexes& indexes);
 
