@@ -1,0 +1,20 @@
+# The target envkit-launch: one file that needs glibc and nothing else, since it is copied into
+# images and mounted into others. It takes no library of the tool, so that the runtime build inside
+# an image's builder root can include this file as it is.
+get_filename_component(_toolkit ${CMAKE_CURRENT_LIST_DIR}/.. ABSOLUTE)
+file(GLOB _sources CONFIGURE_DEPENDS ${_toolkit}/host/*.cpp ${_toolkit}/launch/*.cpp)
+add_executable(envkit-launch ${_toolkit}/base/result.cpp ${_sources})
+target_include_directories(envkit-launch PRIVATE ${_toolkit})
+target_compile_features(envkit-launch PRIVATE cxx_std_20)
+target_compile_definitions(envkit-launch PRIVATE FMT_HEADER_ONLY
+                           ENVKIT_VERSION="${PROJECT_VERSION}")
+target_compile_options(envkit-launch PRIVATE -Wall -Wextra -Wpedantic
+                       -ffunction-sections -fdata-sections -fvisibility=hidden)
+target_link_options(envkit-launch PRIVATE -static-libstdc++ -static-libgcc -Wl,--gc-sections
+                    $<$<CONFIG:Release>:-s>)
+if(ENVKIT_SANITIZE)
+  target_compile_options(envkit-launch PRIVATE -fsanitize=${ENVKIT_SANITIZE}
+                         -fno-omit-frame-pointer)
+  target_link_options(envkit-launch PRIVATE -fsanitize=${ENVKIT_SANITIZE})
+endif()
+install(TARGETS envkit-launch RUNTIME DESTINATION bin)
