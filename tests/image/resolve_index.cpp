@@ -83,6 +83,9 @@ TEST_CASE("settings can be switched off and replaced") {
   machine.Write("given.conf", "[global]\ntimeout = 60\n");
   machine.environment["PIP_CONFIG_FILE"] = (machine.scratch / "given.conf").string();
   CHECK(machine.Indexes().main == "https://example.com/system");
+  machine.Write("given.conf", "[global]\nindex-url = https://example.com/given\n");
+  CHECK(machine.Indexes().main == "https://example.com/given");
+  machine.Write("given.conf", "");
   machine.Write("home/.config/uv/uv.toml", "[pip]\nindex-url = \"https://example.com/uv\"\n");
   CHECK(machine.Indexes().main == "https://example.com/uv");
   machine.environment["UV_NO_CONFIG"] = "1";
@@ -231,6 +234,11 @@ TEST_CASE("a locked file is found by name and hash, on the first index that has 
   CHECK(first.Requests()[0].starts_with("GET /simple/tiny-data/ HTTP/1.1\r\n"));
   CHECK(first.Requests()[0].find("Authorization: Basic YW5hOnB3") != std::string::npos);
   CHECK(first.Requests()[0].find("application/vnd.pypi.simple.v1+json") != std::string::npos);
+
+  // Another host is not told who asks.
+  second.Set("/simple/tiny-data/", "<a href='http://example.com/" + file + "'>x</a>");
+  CHECK(FindOnIndexes(indexes, file, kHash)->url == "http://example.com/" + file);
+  second.Set("/simple/tiny-data/", "<a href='/f/" + file + "#sha256=" + kHash + "'>x</a>");
 
   const auto other = FindOnIndexes(indexes, file, kOther);
   REQUIRE_FALSE(other);

@@ -49,6 +49,7 @@ class Workplace {
     Set("ENVKIT_SHARE", std::string(Get("ENVKIT_SOURCE_DIR")));
     Set("ENVKIT_DEBIAN_MIRROR", "http://example.com/debian");
     Set("UV_DEFAULT_INDEX", "http://ana:secret@example.com/simple");
+    Set("UV_INDEX_URL", "http://example.com/older");
     Pylock("2.15.0", "13.2.2");
     Write("uris", Uri("libc6", "2.41-1", '1') + Uri("zlib1g", "1:1.3", '2'));
     Toml("");
