@@ -47,7 +47,7 @@ std::vector<std::string> Split(const std::string& text, char separator) {
 }
 
 // Cloud images name their mirrors in a file: the first one is the nearest.
-std::string Plain(std::string uri) {
+std::string Plain(const std::string& uri) {
   constexpr std::string_view kList = "mirror+file:";
   if (!uri.starts_with(kList)) return WithoutSlash(uri);
   std::string file = WithoutSlash(uri.substr(kList.size()));

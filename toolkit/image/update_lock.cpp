@@ -48,7 +48,7 @@ Result<LockReport> UpdateLock(const Project& project, const Recipes& recipes,
     preferred = *old;
     options.system_only = request.upgrade == "system" && stale.empty();
     if (request.upgrade != "") options.previous = &preferred;
-    if (request.upgrade && *request.upgrade != "" && *request.upgrade != "system") {
+    if (request.upgrade && !request.upgrade->empty() && *request.upgrade != "system") {
       const std::string name = NormaliseName(*request.upgrade);
       const std::size_t dropped = std::erase_if(
           preferred.wheels, [&](const LockedWheel& wheel) { return wheel.name == name; });

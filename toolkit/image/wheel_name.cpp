@@ -81,7 +81,7 @@ std::vector<std::string> CompatibleTags(std::string_view python, std::string_vie
   std::vector<std::string> tags;
   const auto add = [&](const std::string& interpreter, const std::string& abi) {
     for (const std::string& platform : platforms) {
-      tags.push_back(interpreter + "-" + abi + "-" + platform);
+      tags.push_back(fmt::format("{}-{}-{}", interpreter, abi, platform));
     }
   };
   add(own, own);
@@ -106,7 +106,7 @@ std::optional<std::size_t> BestWheel(const std::vector<std::string>& files,
       for (const std::string& abi : wheel->abis) {
         for (const std::string& platform : wheel->platforms) {
           const auto found =
-              std::find(tags.begin(), tags.end(), python + "-" + abi + "-" + platform);
+              std::find(tags.begin(), tags.end(), fmt::format("{}-{}-{}", python, abi, platform));
           rank = std::min(rank, static_cast<std::size_t>(found - tags.begin()));
         }
       }
