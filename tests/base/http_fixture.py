@@ -1,9 +1,10 @@
-"""A web server with the faults of real ones: http_fixture.py DIRECTORY [CERTIFICATE]. Prints its port.
+"""A web server with the faults of real ones: http_fixture.py DIRECTORY [CERTIFICATE].
 
-/MODE/NAME serves DIRECTORY/NAME: ok, norange, slow, fail-N (503 for the first N requests), cut-N (the
-first N bodies stop in the middle), always-cut, wrong (other bytes), longer, liar (206 of another
-range), stall-N (the first N stop sending), auth, chunked, redirect, 403, 404, 429-N.
-/log: the requests so far, one line each: MODE NAME RANGE STATUS.
+Prints its port; ends with its stdin. /MODE/NAME serves DIRECTORY/NAME. The modes: ok, norange, slow,
+fail-N (503 for the first N requests), 429-N, cut-N (the first N bodies stop in the middle), stall-N
+(they stop and the connection stays), always-cut, wrong (other bytes), cutwrong (both), longer, liar
+(206 of another range), auth, chunked, redirect, 403, 404.
+/log: the requests so far, one line each: MODE NAME RANGE.
 """
 
 import base64
@@ -66,7 +67,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 data = file.read()
         except OSError:
             return self.answer(404, b"no such file")
-        if kind == "wrong":
+        if kind in ("wrong", "cutwrong"):
             data = bytes(len(data))
         if kind == "longer":
             data += b"and more"
@@ -101,7 +102,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.wfile.flush()
                 time.sleep(0.02)
             return None
-        if kind == "always-cut" or (kind in ("cut", "stall") and turn <= limit):
+        if kind in ("always-cut", "cutwrong") or (kind in ("cut", "stall") and turn <= limit):
             self.wfile.write(body[:len(body) // 2])
             self.wfile.flush()
             if kind == "stall":

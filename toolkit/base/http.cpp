@@ -286,7 +286,7 @@ struct Job {
   std::size_t open_pieces = 0;
   std::size_t url = 0;
   bool ranges = true;      // false: the server sends whole files only
-  bool resumed = false;    // a part is from an earlier run
+  bool resumed = false;    // a part is from an earlier run or another address
   bool restart = false;    // all pieces must stop: it begins anew
   std::uint64_t size = 0;  // as locked, else as the server says
   int fd = -1;
@@ -406,6 +406,7 @@ Result<void> Fetcher::Run(const std::vector<Download>& downloads) {
   }
   const std::vector<char> present = Present(downloads);
   std::uint64_t missing = 0;
+  std::uint64_t disk = 0;
   std::uint64_t pieces = 0;
   for (std::size_t i = 0; i < downloads.size(); ++i) {
     if (present[i] != 0) continue;
@@ -420,6 +421,12 @@ Result<void> Fetcher::Run(const std::vector<Download>& downloads) {
     known_total_ += download.size;
     if (download.size == 0) ++unknown_sizes_;
     missing += download.size - std::min(download.size, job->Present());
+    // A part has its blocks already, also those that wait for their bytes.
+    struct stat part {};
+    const std::uint64_t allocated = stat(job->PartFile().c_str(), &part) == 0
+                                        ? static_cast<std::uint64_t>(part.st_blocks) * 512
+                                        : 0;
+    disk += download.size - std::min(download.size, allocated);
     done_ += static_cast<std::int64_t>(job->Present());
     pieces += 1 + download.size / std::max<std::uint64_t>(options_.segment, 1);
     waiting_.push_back(std::move(job));
@@ -433,10 +440,10 @@ Result<void> Fetcher::Run(const std::vector<Download>& downloads) {
   const std::string label =
       files == 1 ? waiting_.front()->download->name : fmt::format("{} files", files);
   if (missing >= kAnnounceFrom) {
-    terminal_.Step(verb_, fmt::format("{}: {} to download, and as much disk below {}", label,
-                                      HumanBytes(missing), directory.string()));
+    terminal_.Step(verb_, fmt::format("{}: {} to download, {} of disk below {}", label,
+                                      HumanBytes(missing), HumanBytes(disk), directory.string()));
   }
-  if (missing > 0) ENVKIT_CHECK(RequireFreeSpace(directory, missing, "the download of " + label));
+  if (disk > 0) ENVKIT_CHECK(RequireFreeSpace(directory, disk, "the download of " + label));
   unfinished_ = files;
   progress_ = terminal_.StartProgress(verb_, label, unknown_sizes_ == 0 ? known_total_ : 0);
   progress_->Set(static_cast<std::uint64_t>(done_));
@@ -714,6 +721,10 @@ bool Fetcher::CheckAnswer(Transfer& transfer) {
     const int fields =
         value == nullptr ? 0 : std::sscanf(value, "bytes %llu-%llu/%llu", &from, &to, &whole);
     if (fields < 2 || from != transfer.wanted_from) {
+      if (!transfer.ranged) {
+        transfer.trouble = Refused(fmt::format("{} sends a range of the file only", Shown(url)));
+        return false;
+      }
       // A server that cannot count: the whole file, then.
       job.ranges = false;
       job.restart = true;
@@ -916,6 +927,7 @@ void Fetcher::FetchPiece(CURL* curl, const Task& task) {
         ++job.url;
         job.tried.push_back(trouble.what);
         job.ranges = true;
+        job.resumed = job.resumed || job.Present() > 0;  // the part is another server's
       }
       if (job.url != url_index) {
         terminal_.Detail(
@@ -934,7 +946,7 @@ void Fetcher::PieceEnded(const Task& task) {
   bool restart = false;
   {
     const std::lock_guard lock(mutex_);
-    SaveState(*job);
+    if (job->open_pieces > 1) SaveState(*job);
     if (job->restart) {
       // Pieces that nobody has taken yet need not be taken.
       for (auto it = tasks_.begin(); it != tasks_.end();) {
@@ -991,7 +1003,7 @@ void Fetcher::Conclude(const std::shared_ptr<Job>& job) {
     {
       const std::lock_guard lock(mutex_);
       url = download.urls[job->url];
-      // Bytes of an earlier run are not this server's fault.
+      // Bytes from elsewhere are not this server's fault.
       once_more = job->resumed;
       if (!once_more && job->url + 1 < download.urls.size()) {
         ++job->url;
