@@ -4,6 +4,7 @@
 #include <archive_entry.h>
 #include <doctest/doctest.h>
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -150,8 +151,10 @@ TEST_CASE("a zip that would write elsewhere is refused") {
   for (const auto& [made, patched] : names) {
     MakeZip(file, {{made, "x", 0}});
     Patch(file, made, patched);
-    CHECK(error() == "error: bad.whl: the entry \"" + patched +
-                         "\" has a path that could leave its directory" + next);
+    CHECK(
+        error() ==
+        fmt::format("error: bad.whl: the entry \"{}\" has a path that could leave its directory{}",
+                    patched, next));
   }
   MakeZip(file, {{"link", "/etc/passwd", 0120777}});
   CHECK(error() == "error: bad.whl: the entry \"link\" is a symbolic link" + next);
@@ -240,12 +243,12 @@ TEST_CASE("a pax name in UTF-8 is unpacked also in the C locale") {
   const Scratch scratch;
   const std::string name = "Főtanúsítvány-" + std::string(150, 'x') + ".crt";
   REQUIRE(WriteFileAtomic(scratch / "in" / name, "x"));
+  constexpr const char* kAddToTar =
+      "import sys, tarfile; t = tarfile.open(sys.argv[1], 'w', format=tarfile.PAX_FORMAT); "
+      "t.add(sys.argv[2], arcname=sys.argv[3]); t.close()";
   REQUIRE(
-      RunForOutput({.argv = {"python3", "-c",
-                             "import sys, tarfile\n"
-                             "t = tarfile.open(sys.argv[1], 'w', format=tarfile.PAX_FORMAT)\n"
-                             "t.add(sys.argv[2], arcname=sys.argv[3])\n"
-                             "t.close()\n",
+      RunForOutput({.argv = {"python3", "-c", kAddToTar,
+
                              (scratch / "a.tar").string(), (scratch / "in" / name).string(), name},
                     .env = {{"PYTHONUTF8", "1"}}}));
   const auto result = ExtractTar(scratch / "a.tar", scratch / "tree", kTime);

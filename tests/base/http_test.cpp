@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <netinet/in.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
@@ -65,8 +66,8 @@ class Server {
       REQUIRE(read(out[0], port.data() + at, 1) == 1);
     }
     close(out[0]);
-    port_ = std::atoi(port.data());
-    REQUIRE(port_ > 0);
+    port_ = std::to_string(std::atoi(port.data()));
+    REQUIRE(port_ != "0");
   }
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
@@ -75,15 +76,15 @@ class Server {
     waitpid(pid_, nullptr, 0);
   }
   std::string Url(const std::string& path, const std::string& user = "") const {
-    return (tls_ ? "https://" : "http://") + user + "127.0.0.1:" + std::to_string(port_) + "/" +
-           path;
+    return (tls_ ? "https://" : "http://") + user + "127.0.0.1:" + port_ + "/" + path;
   }
   // The same Download for the file NAME under another fault.
   Download File(const std::string& name, const std::string& content, const fs::path& to,
                 const std::vector<std::string>& modes) {
     REQUIRE(WriteFileAtomic(files / name, content));
     Download download;
-    for (const std::string& mode : modes) download.urls.push_back(Url(mode + "/" + name));
+    for (const std::string& mode : modes)
+      download.urls.push_back(Url(fmt::format("{}/{}", mode, name)));
     download.file = to / name;
     download.sha256 = Sha256Of(content);
     download.size = content.size();
@@ -99,13 +100,13 @@ class Server {
     }
     return count;
   }
-  std::string port() const { return std::to_string(port_); }
+  const std::string& port() const { return port_; }
   Scratch files;
 
  private:
   pid_t pid_ = -1;
   int stdin_ = -1;
-  int port_ = 0;
+  std::string port_;
   bool tls_ = false;
 };
 
@@ -199,7 +200,7 @@ TEST_CASE("files of all sizes come, large ones in ranges, and nothing else is le
                                      server.File("small", "abc", to.path(), {"ok"}),
                                      server.File("edge", Noise(256 << 10, 2), to.path(), {"ok"})};
   for (int i = 0; i < 20; ++i) {
-    downloads.push_back(server.File("s" + std::to_string(i), Noise(1000, 3), to.path(), {"ok"}));
+    downloads.push_back(server.File(fmt::format("s{}", i), Noise(1000, 3), to.path(), {"ok"}));
   }
   REQUIRE(Fetch(downloads));
   CHECK(ReadFile(to / "large").value() == large);
@@ -416,8 +417,8 @@ TEST_CASE("certificates: the bundles that the environment names are honoured") {
   unsetenv("REQUESTS_CA_BUNDLE");
   REQUIRE(!no_bundle);
   CHECK(no_bundle.error().code == ExitCode::kMissing);
-  CHECK(no_bundle.error().Text().find("error: 127.0.0.1:" + port + ": error setting certificate") ==
-        0);
+  CHECK(no_bundle.error().Text().starts_with(
+      fmt::format("error: 127.0.0.1:{}: error setting certificate", port)));
   CHECK(no_bundle.error().next ==
         "Certificates come from /no/such/bundle.pem (REQUESTS_CA_BUNDLE): it must hold the CA "
         "that signed this server's, or your proxy's, certificate.");
@@ -495,7 +496,7 @@ TEST_CASE("several processes may want the same file") {
   const Scratch to;
   std::vector<Download> downloads;
   for (int i = 0; i < 6; ++i) {
-    const std::string name = "f" + std::to_string(i);
+    const std::string name = fmt::format("f{}", i);
     downloads.push_back(
         server.File(name, Noise(700'000, 20U + static_cast<unsigned>(i)), to.path(), {"slow"}));
   }
@@ -506,7 +507,7 @@ TEST_CASE("several processes may want the same file") {
       DownloadOptions options = Quick();
       options.parallel = 2;
       // Each begins elsewhere: the order in which locks are taken differs.
-      std::rotate(downloads.begin(), downloads.begin() + 2 * i, downloads.end());
+      std::rotate(downloads.begin(), downloads.begin() + 2L * i, downloads.end());
       Silent terminal;
       const auto result = FetchAll(downloads, options, terminal);
       if (!result) fputs(result.error().Text().c_str(), stderr);

@@ -189,6 +189,7 @@ TEST_CASE("the child gets SIGTERM when we die") {
 
 TEST_CASE("many threads start programs at once") {
   std::vector<std::jthread> threads;
+  threads.reserve(8);
   std::atomic<int> right{0};
   for (int i = 0; i < 8; ++i) {
     threads.emplace_back([&right, i] {

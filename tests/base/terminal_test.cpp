@@ -208,6 +208,7 @@ TEST_CASE("many threads may report") {
   Screen screen(Tty());
   const auto progress = screen.terminal->StartProgress("fetch", "files", 8000, "files");
   std::vector<std::jthread> threads;
+  threads.reserve(8);
   for (int i = 0; i < 8; ++i) {
     threads.emplace_back([&] {
       for (int k = 0; k < 1000; ++k) progress->Add(1);

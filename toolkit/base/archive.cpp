@@ -192,7 +192,7 @@ struct ReadCloser {
 // "./usr//bin/" → "usr/bin"; the root itself → "". Keeps ".." and a leading "/" for the check.
 std::string Normalised(std::string_view path) {
   std::string normal;
-  if (path.starts_with('/')) normal = "/";
+  if (path.starts_with('/')) normal.push_back('/');
   std::size_t at = 0;
   while (at < path.size()) {
     const std::size_t end = std::min(path.find('/', at), path.size());

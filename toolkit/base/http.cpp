@@ -1074,7 +1074,7 @@ Result<std::string> HttpGet(const std::string& url,
       curl_slist_free_all(raw);
       return Fail(fmt::format("the header {} holds a line break", name));
     }
-    raw = curl_slist_append(raw, (name + ": " + value).c_str());
+    raw = curl_slist_append(raw, fmt::format("{}: {}", name, value).c_str());
   }
   const std::unique_ptr<curl_slist, ListCloser> list(raw);
   for (int attempt = 1;; ++attempt) {

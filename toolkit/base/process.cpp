@@ -163,7 +163,8 @@ std::vector<std::string> Environment(const ProcessSpec& spec) {
         std::find(spec.env_unset.begin(), spec.env_unset.end(), name) != spec.env_unset.end();
     if (!unset && spec.env.count(name) == 0) environment.emplace_back(text);
   }
-  for (const auto& [name, value] : spec.env) environment.push_back(name + "=" + value);
+  for (const auto& [name, value] : spec.env)
+    environment.push_back(fmt::format("{}={}", name, value));
   return environment;
 }
 

@@ -199,13 +199,13 @@ void Progress::SetTotal(std::uint64_t total) {
   state_->terminal->Redraw();
 }
 
-void Progress::SetLabel(std::string label) {
+void Progress::SetLabel(std::string_view label) {
   const std::lock_guard lock(state_->terminal->mutex_);
   state_->label = Clean(label);
   state_->terminal->Redraw();
 }
 
-void Progress::Done(std::string summary) {
+void Progress::Done(std::string_view summary) {
   Terminal& terminal = *state_->terminal;
   const std::lock_guard lock(terminal.mutex_);
   if (state_->ended) return;
@@ -237,7 +237,6 @@ Terminal::Options Terminal::Detect() {
 }
 
 Terminal::Terminal(Options options) : options_(options) {}
-Terminal::~Terminal() = default;
 
 // Called with the mutex held, as Redraw is.
 void Terminal::Write(int fd, std::string_view text) {

@@ -19,11 +19,12 @@ class Terminal;
 class Progress {
  public:
   ~Progress();
-  void Add(std::uint64_t amount);       // may be called from several threads
+  void Add(std::uint64_t amount);  // may be called from several threads
   void Set(std::uint64_t amount);
-  void SetTotal(std::uint64_t total);   // 0: unknown
-  void SetLabel(std::string label);     // what is being worked on now
-  void Done(std::string summary = "");  // replaces the bar by one plain line; empty: by nothing
+  void SetTotal(std::uint64_t total);     // 0: unknown
+  void SetLabel(std::string_view label);  // what is being worked on now
+  void Done(
+      std::string_view summary = "");  // replaces the bar by one plain line; empty: by nothing
 
  private:
   friend class Terminal;
@@ -36,16 +37,16 @@ class Terminal {
  public:
   struct Options {
     Verbosity verbosity = Verbosity::kNormal;
-    bool json = false;   // stdout is for JSON
-    int error_fd = 2;    // where people read
-    int output_fd = 1;   // where the answer goes
-    bool tty = false;    // error_fd is a terminal (detected by Detect)
+    bool json = false;  // stdout is for JSON
+    int error_fd = 2;   // where people read
+    int output_fd = 1;  // where the answer goes
+    bool tty = false;   // error_fd is a terminal (detected by Detect)
     bool colour = false;
     int columns = 80;
   };
   static Options Detect();  // isatty, NO_COLOR, TERM=dumb, CI, window size
   explicit Terminal(Options options);
-  ~Terminal();
+  ~Terminal() = default;
   Terminal(const Terminal&) = delete;
   Terminal& operator=(const Terminal&) = delete;
 
