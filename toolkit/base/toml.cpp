@@ -313,6 +313,23 @@ std::optional<Located<std::int64_t>> TomlTable::RequiredInteger(std::string_view
   return Integer(key, least, most);
 }
 
+std::optional<Located<double>> TomlTable::Number(std::string_view key, double least, double most) {
+  const auto* node = static_cast<const toml::node*>(Find(key));
+  if (node == nullptr) return std::nullopt;
+  const auto number = node->value<double>();
+  if (!node->is_number() || !number) {
+    Expected("a number", node, key);
+    return std::nullopt;
+  }
+  const TomlSpan at = document_->state_->Span(node->source());
+  if (!(*number >= least && *number <= most)) {
+    document_->Report(at, fmt::format("{}: {} is out of range; it is from {} to {}", key, *number,
+                                      least, most));
+    return std::nullopt;
+  }
+  return Located<double>{*number, at};
+}
+
 std::optional<Located<bool>> TomlTable::Bool(std::string_view key) {
   const auto* node = static_cast<const toml::node*>(Find(key));
   if (node == nullptr) return std::nullopt;

@@ -90,6 +90,8 @@ class TomlTable {
   std::optional<Located<std::int64_t>> RequiredInteger(std::string_view key,
                                                        std::int64_t least = INT64_MIN,
                                                        std::int64_t most = INT64_MAX);
+  // An integer or a float; infinities and NaN are out of every range.
+  std::optional<Located<double>> Number(std::string_view key, double least, double most);
   std::optional<Located<bool>> Bool(std::string_view key);
   std::optional<Located<std::vector<TomlString>>> Strings(std::string_view key);
   TomlTable Table(std::string_view key);
