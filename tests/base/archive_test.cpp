@@ -192,6 +192,14 @@ TEST_CASE("a zip's contents are what it declares") {
   declare(1'000'003, 1'003);
   CHECK(error() ==
         "error: bad.whl: reading bomb: it holds more bytes than the 1003 that it declares" + next);
+  std::size_t seen = 0;
+  const auto bomb = ZipReader::Open(file);
+  REQUIRE(bomb);
+  CHECK(!bomb->Read(bomb->entries()[0], [&](const char*, std::size_t size) -> Result<void> {
+    seen += size;
+    return {};
+  }));
+  CHECK(seen <= 1'003);
   declare(1'003, 1'000'003);
   CHECK(error() ==
         "error: bad.whl: reading bomb: it holds fewer bytes than the 1000003 that it declares" +

@@ -34,6 +34,7 @@ int main(int argc, char** argv) {
     std::cout << "ready\n" << std::flush;
     sleep(60);
   } else if (mode == "buffered-then-run") {  // unflushed output, then a program that cannot start
+    std::atexit([] { static_cast<void>(!write(1, " exit", 5)); });
     std::printf("once ");
     std::cout << "twice? ";
     const auto result = envkit::RunProcess({.argv = {argument}});
@@ -45,6 +46,10 @@ int main(int argc, char** argv) {
     const auto result =
         envkit::RunProcess({.argv = {"sh", "-c", "cat; echo out; echo err >&2"}, .input = "in "});
     return result && result->out == "in out\n" && result->err == "err\n" ? 0 : 1;
+  } else if (mode == "buffered-then-echo") {
+    std::printf("before ");
+    static_cast<void>(
+        envkit::RunProcess({.argv = {"echo", "after"}, .out = envkit::Stream::kInherit}));
   } else if (mode == "group") {
     std::printf("%d %d", getpid(), getpgrp());
   } else if (mode == "run-and-wait") {  // a parent that will be killed

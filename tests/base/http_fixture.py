@@ -3,7 +3,8 @@
 Prints its port; ends with its stdin. /MODE/NAME serves DIRECTORY/NAME. The modes: ok, norange, slow,
 fail-N (503 for the first N requests), 429-N, cut-N (the first N bodies stop in the middle), stall-N
 (they stop and the connection stays), always-cut, wrong (other bytes), cutwrong (both), longer, liar
-(206 of another range), auth, chunked, redirect, 403, 404.
+(206 of another range), auth, chunked, redirect, to-http, to-file (redirects elsewhere), 403,
+404.
 /log: the requests so far, one line each: MODE NAME RANGE.
 """
 
@@ -54,6 +55,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.answer(int(kind), b"no")
         if kind == "redirect":
             return self.answer(302, headers=[("Location", f"/ok/{name}")])
+        if kind == "to-http":
+            return self.answer(302, headers=[("Location", "http://127.0.0.1:1/ok/x")])
+        if kind == "to-file":
+            return self.answer(302, headers=[("Location", "file:///etc/passwd")])
         if kind == "fail" and turn <= limit:
             return self.answer(503, b"later")
         if kind == "429" and turn <= limit:

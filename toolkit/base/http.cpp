@@ -186,6 +186,11 @@ bool WorthAnotherTry(long status) {
   return status == 408 || status == 425 || status == 429 || status >= 500;
 }
 
+// Where libcurl refused to follow a redirect, its own words say more than "302".
+bool IsStatusError(CURLcode code, long status) {
+  return status >= 300 && code != CURLE_UNSUPPORTED_PROTOCOL && code != CURLE_TOO_MANY_REDIRECTS;
+}
+
 Trouble StatusTrouble(CURL* curl, const std::string& url, long status) {
   Trouble trouble;
   trouble.outcome = WorthAnotherTry(status) ? Outcome::kAgain : Outcome::kRefused;
@@ -850,7 +855,7 @@ Trouble Fetcher::TryOnce(CURL* curl, const Task& task, const std::string& url) {
     changed_.notify_all();
     return Stopped();
   }
-  if (status >= 300) return StatusTrouble(curl, url, status);
+  if (IsStatusError(code, status)) return StatusTrouble(curl, url, status);
   const std::lock_guard lock(mutex_);
   if (code != CURLE_OK) return CurlTrouble(code, url, words.data());
   if (piece.end != 0 && piece.at < piece.end) {
@@ -1099,7 +1104,7 @@ Result<std::string> HttpGet(const std::string& url,
     if (code == CURLE_WRITE_ERROR) {
       return Fail(fmt::format("{} is larger than {}", Shown(url), HumanBytes(kDocumentLimit)));
     }
-    if (status >= 300) {
+    if (IsStatusError(code, status)) {
       trouble = StatusTrouble(curl.get(), url, status);
     } else if (code != CURLE_OK) {
       trouble = CurlTrouble(code, url, words.data());
@@ -1109,7 +1114,7 @@ Result<std::string> HttpGet(const std::string& url,
     const bool again = trouble.outcome == Outcome::kAgain || trouble.outcome == Outcome::kNoNetwork;
     if (!again || attempt == kAttempts) {
       Error error = TroubleError(trouble);
-      if (status >= 300) error = Fail(trouble.what, trouble.next).value();
+      if (IsStatusError(code, status)) error = Fail(trouble.what, trouble.next).value();
       return Unexpected(std::move(error));
     }
     std::this_thread::sleep_for(
