@@ -328,12 +328,15 @@ Result<Layer> WriteWheels(const LayerPlan& plan, const WheelContent& content, co
   for (const WheelContent::File& file : content.files) {
     for (std::size_t slash = file.path.find('/'); slash != std::string::npos;
          slash = file.path.find('/', slash + 1)) {
-      entries.emplace(file.path.substr(0, slash), nullptr);
+      // Sorted, a file comes before what would be inside of it.
+      const auto there = entries.emplace(file.path.substr(0, slash), nullptr).first;
+      if (there->second != nullptr) {
+        return Fail(fmt::format("{} is a file in {} and a directory in {}", there->first,
+                                plan.wheels[there->second->wheel].file,
+                                plan.wheels[file.wheel].file));
+      }
     }
-    if (!entries.emplace(file.path, &file).second) {
-      return Fail(fmt::format("{} is a file and a directory, in {} and another wheel", file.path,
-                              plan.wheels[file.wheel].file));
-    }
+    entries.emplace(file.path, &file);
   }
   LayerWriter writer(tree, plan.mtime, written);
   for (const auto& [path, file] : entries) {

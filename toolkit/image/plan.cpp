@@ -126,7 +126,8 @@ std::vector<LayerPlan> WheelLayers(std::vector<Selected> wheels, const std::stri
   std::vector<Selected> small;
   for (Selected& wheel : wheels) {
     if (wheel.wheel.size > kOwnLayer) {
-      AddWheel(layers.emplace_back(WheelLayer(wheel.wheel.name, site)), std::move(wheel));
+      layers.push_back(WheelLayer(wheel.wheel.name, site));
+      AddWheel(layers.back(), std::move(wheel));
     } else {
       small.push_back(std::move(wheel));
     }

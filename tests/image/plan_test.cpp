@@ -1,0 +1,155 @@
+#include "image/plan.h"
+
+#include "image/system_tree.h"
+#include "image/world.h"
+
+namespace envkit {
+namespace {
+
+std::string Whats(const ImagePlan& plan) {
+  std::string whats;
+  for (const LayerPlan& layer : plan.layers) whats += layer.what + " ";
+  return whats;
+}
+
+}  // namespace
+
+TEST_CASE("layers come in the order of how rarely they change") {
+  World world;
+  const ImagePlan plan = world.Plan("cuda");
+  CHECK(Whats(plan) == "debian torch libraries recipe runtime ");
+  CHECK(plan.lock_digest == world.lock.Digest());
+  CHECK(plan.source_date_epoch == 1'700'000'000);
+  CHECK(plan.layers[0].debs.size() == 1);  // g++ is the builder's alone
+  CHECK(plan.layers[1].members[0] ==
+        std::vector<std::string>{"torch/lib/libtorch_cpu.so", "torch/lib/libtorch_cuda.so"});
+  CHECK(plan.layers[2].wheels[0].name == "nvidia-cuda-runtime");
+  CHECK(plan.layers[4].debs.size() == 2);
+  CHECK(world.Plan("cpu").layers[1].members[0] ==
+        std::vector<std::string>{"torch/lib/libtorch_cpu.so"});
+}
+
+TEST_CASE("many small wheels share a few layers, by their names") {
+  World world;
+  std::map<std::string, std::string> layer_of;
+  for (const int version : {1, 2}) {
+    for (int number = 0; number < 40; ++number) {
+      const std::string name = "wheel-" + std::to_string(number);
+      world.lock.wheels.push_back({name, std::to_string(version), name + ".whl",
+                                   Sha256Of(name + std::to_string(version)), 1000});
+      if (version == 1) world.recipes["train"].wheels.push_back({name, "both", {}});
+    }
+    const ImagePlan plan = world.Plan();
+    CHECK(plan.layers.size() == 2 + 8 + 2);
+    for (const LayerPlan& layer : plan.layers) {
+      if (layer.kind != "wheel") continue;
+      for (const LockedWheel& wheel : layer.wheels) {
+        const auto [there, added] = layer_of.emplace(wheel.name, layer.what);
+        CHECK(there->second == layer.what);
+        if (version == 2) CHECK(!added);
+      }
+    }
+    std::erase_if(world.lock.wheels,
+                  [](const LockedWheel& wheel) { return wheel.name.starts_with("wheel-"); });
+  }
+}
+
+TEST_CASE("a key changes with what shapes its layer and with nothing else") {
+  World world;
+  const ImagePlan before = world.Plan();
+  const auto changed = [&] {
+    const ImagePlan after = world.Plan();
+    std::string whats;
+    for (std::size_t index = 0; index < after.layers.size(); ++index) {
+      if (after.layers[index].key != before.layers[index].key)
+        whats += after.layers[index].what + " ";
+    }
+    return whats;
+  };
+  CHECK(changed() == "");
+  CHECK(PlanKey(world.Plan()) == PlanKey(before));
+  world.project.name = "other";
+  CHECK(changed() == "");
+  CHECK(PlanKey(world.Plan()) != PlanKey(before));
+  world.project.name = "mnist";
+
+  world.lock.debs[0].sha256 = std::string(64, 'c');
+  CHECK(changed() == "debian runtime ");
+  world.lock.debs[0].sha256 = std::string(64, 'a');
+  world.lock.debs[1].sha256 = std::string(64, 'c');
+  CHECK(changed() == "runtime ");
+  world.lock.debs[1].sha256 = std::string(64, 'b');
+
+  world.lock.source_date_epoch += 1;
+  CHECK(changed() == "debian recipe runtime ");  // wheel layers are shared between locks
+  world.lock.source_date_epoch -= 1;
+
+  WriteFiles(world.share / "runtime", {{"src/new.cpp", "int x;\n"}});
+  CHECK(changed() == "runtime ");
+  REQUIRE(RemoveTree(world.share / "runtime/src"));
+  WriteFiles(world.share / "runtime", {{".hidden", "editor's\n"}});
+  CHECK(changed() == "");
+  WriteFiles(world.share / "toolkit", {{"launch/main.cpp", "// changed\n"}});
+  CHECK(changed() == "runtime ");
+  WriteFiles(world.share / "toolkit", {{"launch/main.cpp", "// main\n"}});
+  WriteFiles(world.share / "images/rootfs", {{"etc/hosts", "changed\n"}});
+  CHECK(changed() == "recipe ");
+  WriteFiles(world.share / "images/rootfs", {{"etc/hosts", "127.0.0.1 localhost\n"}});
+
+  world.AddWheel("torch", 500'000'000, {{"torch/lib/libtorch_cpu.so", "new"}});
+  CHECK(changed() == "torch runtime ");
+}
+
+TEST_CASE("the builder has what the image's layers lack") {
+  World world;
+  const BuilderPlan builder = PlanBuilder(world.Plan());
+  const auto content = OpenWheels(builder.torch, world.store, builder.except);
+  REQUIRE_MESSAGE(content, content.error().Text());
+  REQUIRE(content->files.size() == 1);
+  CHECK(content->files[0].entry.name == "torch/include/torch.h");
+  CHECK(PlanBuilder(world.Plan("cuda")).torch.key != builder.torch.key);
+  CHECK(PlanBuilder(world.Plan("cuda")).root_key == builder.root_key);
+}
+
+TEST_CASE("what cannot be planned") {
+  World world;
+  const auto text = [&](const std::string& profile, const std::string& variant) {
+    return TextOf(PlanImage(world.project, world.lock, world.recipes, profile, variant));
+  };
+  CHECK(text("python", "cpu") ==
+        "error: there is no image profile \"python\"\n  This envkit has train.\n");
+  CHECK(text("builder", "cpu") ==
+        "error: there is no image profile \"builder\"\n  This envkit has train.\n");
+  CHECK(text("train", "gpu") == "error: there is no image variant \"gpu\"\n  It is cpu or cuda.\n");
+  world.recipes["train"].wheels.push_back({"nvidia-cudnn-cu13", "cuda", {}});
+  CHECK(text("train", "cpu") == "no error");
+  CHECK(text("train", "cuda") ==
+        "error: the train image needs the wheel nvidia-cudnn-cu13, and envkit.lock has none\n"
+        "  envkit lock\n");
+  world.lock.inputs.cuda = "cpu";
+  CHECK(text("train", "cuda") ==
+        "error: the project is for CPUs alone: envkit.toml has cuda = \"cpu\"\n"
+        "  Set cuda = \"auto\" in [environment], then envkit lock.\n");
+  world.lock.debs.clear();
+  CHECK(text("train", "cpu") ==
+        "error: envkit.lock has no Debian packages for the train image\n  envkit lock\n");
+}
+
+TEST_CASE("nothing of the host and no trace of the installation gets into a system") {
+  for (const char* path :
+       {"etc/ssh/ssh_host_ed25519_key", "etc/resolv.conf", "etc/hostname", "etc/machine-id",
+        "etc/apt/sources.list", "etc/apt/sources.list.d/main.sources", "var/log/dpkg.log",
+        "var/log/apt/history.log", "var/cache/apt/archives/lock", "var/lib/apt/lists/lock",
+        "var/lib/dpkg/status-old", "dev/null", "etc/passwd-", "tmp/x", "run/lock/x"}) {
+    CAPTURE(path);
+    CHECK(!BelongsInSystemTree(path));
+  }
+  for (const char* path :
+       {"etc/passwd", "etc/ssh/sshd_config", "var/log", "var/cache", "var/lib/dpkg/status", "dev",
+        "tmp", "etc/apt/apt.conf.d/01autoremove", "usr/share/doc/libc6/copyright"}) {
+    CAPTURE(path);
+    CHECK(BelongsInSystemTree(path));
+  }
+}
+
+}  // namespace envkit
