@@ -59,7 +59,7 @@ TEST_CASE("a wheel's files lie where pip would put them") {
 
 TEST_CASE("members are chosen by patterns, and a pattern without a file is an error") {
   World world;
-  const LayerPlan& torch = world.Plan("cuda").layers[1];
+  const LayerPlan torch = world.Plan("cuda").layers[1];
   const auto content = OpenWheels(torch, world.store);
   REQUIRE(content);
   REQUIRE(content->files.size() == 2);

@@ -25,8 +25,6 @@ std::string IdentityOn(const Machine& machine) {
   const pid_t child = fork();
   if (child == 0) {
     close(ends[0]);
-    setenv("TZ", machine.time_zone, 1);
-    setenv("LC_ALL", "C", 1);
     if (geteuid() == 0) {
       if (unshare(CLONE_NEWUTS) != 0 || sethostname(machine.name, strlen(machine.name)) != 0) {
         _exit(3);
@@ -36,9 +34,11 @@ std::string IdentityOn(const Machine& machine) {
         _exit(4);
       }
     }
-    umask(machine.mask);
-    World world;
+    World world;  // first: a zip has the local time of its files in it
     world.ProvideSystems(world.Plan());
+    umask(machine.mask);
+    setenv("TZ", machine.time_zone, 1);
+    tzset();
     Terminal::Options options;
     options.verbosity = Verbosity::kQuiet;
     Terminal terminal(options);
