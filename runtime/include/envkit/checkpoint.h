@@ -1,0 +1,96 @@
+// Files that outlive a kill -9: tensors as safetensors, and checkpoints as directories that appear
+// whole or not at all.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "envkit/named_tensor.h"
+
+namespace envkit {
+
+struct SafetensorsFile {
+  std::vector<NamedTensor> tensors;  // in the order of their data; on the CPU, contiguous
+  std::map<std::string, std::string> metadata;
+};
+
+// Tensors of any device and strides are written row-major. Names must be unique and tensors dense.
+// The bytes depend on names, contents and metadata alone. Durable (fsync) when it returns, but not
+// atomic: write into a directory that is renamed afterwards. Throws Failure.
+void WriteSafetensors(const std::filesystem::path& file, const std::vector<NamedTensor>& tensors,
+                      const std::map<std::string, std::string>& metadata = {});
+// Trusts nothing: throws Failure that names the file unless header, dtypes, shapes, offsets and
+// file size agree exactly.
+SafetensorsFile ReadSafetensors(const std::filesystem::path& file);
+
+// Copies what SOURCE holds into the tensors of TARGET with the same names. Throws Failure unless
+// names, shapes and dtypes match one to one; WHAT names the source in it.
+void CopyInto(const std::vector<NamedTensor>& target, const std::vector<NamedTensor>& source,
+              const std::string& what);
+
+// Where training stands; independent of the number of ranks.
+struct TrainingState {
+  std::string job;
+  std::int64_t step = 0;                      // optimizer steps done
+  std::int64_t epoch = 0, sample_offset = 0;  // ShardedSampler::Position
+  std::uint64_t seed = 0;
+  std::int64_t global_batch = 0, dataset_samples = 0;
+  std::string model;   // its kind
+  int world_size = 1;  // for information
+};
+
+struct Checkpoint {
+  std::filesystem::path directory;
+  TrainingState state;
+  std::vector<NamedTensor> model, optimizer;
+  at::Tensor random_state;  // of torch's CPU generator, bytes
+};
+
+// DIRECTORY/step-000470/{model,optimizer}.safetensors, state.json and manifest.json, which holds
+// size and CRC-32C of the others; DIRECTORY/latest points at the newest. One process writes: rank
+// 0.
+class CheckpointStore {
+ public:
+  explicit CheckpointStore(std::filesystem::path directory);
+
+  // Writes into a temporary directory, fsyncs, renames, moves `latest`, and only then deletes all
+  // but the KEEP newest (at least 1). Returns the checkpoint's directory. Throws Failure.
+  std::filesystem::path Save(const TrainingState& state, const std::vector<NamedTensor>& model,
+                             const std::vector<NamedTensor>& optimizer, int keep);
+  // DIRECTORY/final/model.safetensors, replaced atomically.
+  std::filesystem::path SaveFinal(const std::vector<NamedTensor>& model,
+                                  const std::map<std::string, std::string>& metadata);
+
+  // Directories of checkpoints, newest first, whole or damaged.
+  std::vector<std::filesystem::path> List() const;
+  // The newest one that is whole. REPORT is called with a sentence for each damaged one passed
+  // over.
+  template <class Report>
+  std::optional<std::filesystem::path> NewestWhole(Report report) const {
+    for (const auto& directory : List()) {
+      const std::string damage = Damage(directory);
+      if (damage.empty()) return directory;
+      report(damage);
+    }
+    return std::nullopt;
+  }
+
+  // What is wrong with a checkpoint, read in full; empty when nothing is.
+  static std::string Damage(const std::filesystem::path& checkpoint);
+  static Checkpoint Load(const std::filesystem::path& checkpoint);  // throws Failure
+  static TrainingState LoadState(const std::filesystem::path& checkpoint);
+
+ private:
+  std::filesystem::path directory_;
+};
+
+// Earlier runs of JOB, newest first: RUN itself and its siblings named <UTC time>-<job>[-<number>].
+// Names of another job that merely ends in a number are told apart by the checkpoints' own job.
+std::vector<std::filesystem::path> EarlierRuns(const std::filesystem::path& run,
+                                               const std::string& job);
+
+}  // namespace envkit

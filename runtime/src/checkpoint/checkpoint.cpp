@@ -1,0 +1,265 @@
+#include "envkit/checkpoint.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "../tracking/crc32c.h"
+#include "envkit/failure.h"
+#include "files.h"
+
+namespace envkit {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+constexpr const char* kModel = "model.safetensors";
+constexpr const char* kOptimizer = "optimizer.safetensors";
+constexpr const char* kState = "state.json";
+constexpr const char* kManifest = "manifest.json";
+constexpr const char* kRandomState = "random_state";
+constexpr std::size_t kMostText = 1 << 20;
+
+bool IsDigits(std::string_view text) {
+  return !text.empty() &&
+         std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
+}
+
+// The step of "step-000470"; nullopt for other names.
+std::optional<std::int64_t> StepOf(const std::string& name) {
+  constexpr std::string_view kPrefix = "step-";
+  if (!name.starts_with(kPrefix) || name.size() > kPrefix.size() + 18 ||
+      !IsDigits(std::string_view(name).substr(kPrefix.size())))
+    return std::nullopt;
+  return std::stoll(name.substr(kPrefix.size()));
+}
+
+std::string StepName(std::int64_t step) {
+  char name[32];
+  std::snprintf(name, sizeof name, "step-%06lld", static_cast<long long>(step));
+  return name;
+}
+
+Json ReadJson(const fs::path& file) {
+  Json json = Json::parse(ReadText(file, kMostText), nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) throw Failure(file.string() + ": no JSON object");
+  return json;
+}
+
+std::string Hex(std::uint32_t number) {
+  char text[9];
+  std::snprintf(text, sizeof text, "%08x", number);
+  return text;
+}
+
+// A folder of our own beside the final one; what an earlier, killed writer left is removed.
+fs::path TemporaryFolder(const fs::path& directory, const std::string& name) {
+  std::error_code error;
+  fs::create_directories(directory, error);
+  for (const auto& entry : fs::directory_iterator(directory, error)) {
+    const std::string old = entry.path().filename().string();
+    if (old.starts_with(".new-") || old.starts_with(".old-")) fs::remove_all(entry.path(), error);
+  }
+  const fs::path folder = directory / (".new-" + name + "-" + std::to_string(getpid()));
+  if (!fs::create_directories(folder, error) && error)
+    throw Failure("cannot create " + folder.string() + ": " + error.message());
+  return folder;
+}
+
+void WriteManifest(const fs::path& folder, const std::vector<const char*>& names) {
+  Json files = Json::object();
+  for (const char* name : names)
+    files[name] = {{"bytes", fs::file_size(folder / name)},
+                   {"crc32c", Hex(FileCrc32c(folder / name))}};
+  WriteDurably(folder / kManifest, Json{{"schema", 1}, {"files", files}}.dump(2) + "\n");
+  SyncFolder(folder);
+}
+
+void CheckManifest(const fs::path& checkpoint) {
+  const Json manifest = ReadJson(checkpoint / kManifest);
+  const auto files = manifest.find("files");
+  if (manifest.value("schema", Json()) != 1 || files == manifest.end() || !files->is_object())
+    throw Failure((checkpoint / kManifest).string() + ": of an unknown kind");
+  for (const char* name : {kModel, kOptimizer, kState})
+    if (!files->contains(name))
+      throw Failure((checkpoint / kManifest).string() + ": lacks " + name);
+  for (const auto& [name, entry] : files->items()) {
+    const fs::path file = checkpoint / fs::path(name).filename();
+    std::error_code error;
+    const auto size = fs::file_size(file, error);
+    if (error) throw Failure(file.string() + ": " + error.message());
+    if (!entry.is_object() || entry.value("bytes", Json()) != size)
+      throw Failure(file.string() + ": " + std::to_string(size) + " bytes, not as many as written");
+    if (entry.value("crc32c", Json()) != Hex(FileCrc32c(file)))
+      throw Failure(file.string() + ": not the bytes that were written (CRC-32C differs)");
+  }
+}
+
+TrainingState StateFromJson(const fs::path& file) {
+  const Json json = ReadJson(file);
+  TrainingState state;
+  const auto number = [&](const char* key) {
+    const auto found = json.find(key);
+    if (found == json.end() || !found->is_number_integer())
+      throw Failure(file.string() + ": lacks " + key);
+    return *found;
+  };
+  const auto text = [&](const char* key) {
+    const auto found = json.find(key);
+    if (found == json.end() || !found->is_string()) throw Failure(file.string() + ": lacks " + key);
+    return found->get<std::string>();
+  };
+  if (number("schema") != 1) throw Failure(file.string() + ": of an unknown kind");
+  state.job = text("job");
+  state.model = text("model");
+  state.step = number("step").get<std::int64_t>();
+  state.epoch = number("epoch").get<std::int64_t>();
+  state.sample_offset = number("sample_offset").get<std::int64_t>();
+  state.seed = number("seed").get<std::uint64_t>();
+  state.global_batch = number("global_batch").get<std::int64_t>();
+  state.dataset_samples = number("dataset_samples").get<std::int64_t>();
+  state.world_size = number("world_size").get<int>();
+  return state;
+}
+
+}  // namespace
+
+CheckpointStore::CheckpointStore(fs::path directory) : directory_(std::move(directory)) {}
+
+fs::path CheckpointStore::Save(const TrainingState& state, const std::vector<NamedTensor>& model,
+                               const std::vector<NamedTensor>& optimizer, int keep) {
+  const std::string name = StepName(state.step);
+  const fs::path folder = TemporaryFolder(directory_, name);
+  std::vector<NamedTensor> rest = optimizer;
+  rest.push_back({kRandomState, at::detail::getDefaultCPUGenerator().get_state()});
+  WriteSafetensors(folder / kModel, model, {{"format", "pt"}});
+  WriteSafetensors(folder / kOptimizer, rest);
+  const Json json = {{"schema", 1},
+                     {"job", state.job},
+                     {"model", state.model},
+                     {"step", state.step},
+                     {"epoch", state.epoch},
+                     {"sample_offset", state.sample_offset},
+                     {"seed", state.seed},
+                     {"global_batch", state.global_batch},
+                     {"dataset_samples", state.dataset_samples},
+                     {"world_size", state.world_size}};
+  WriteDurably(folder / kState, json.dump(2) + "\n");
+  WriteManifest(folder, {kModel, kOptimizer, kState});
+  ReplaceFolder(folder, directory_ / name);
+
+  const fs::path link = directory_ / (".new-latest-" + std::to_string(getpid()));
+  std::error_code error;
+  fs::remove(link, error);
+  fs::create_directory_symlink(name, link, error);
+  if (!error) fs::rename(link, directory_ / "latest", error);
+  if (error)
+    throw Failure("cannot move " + (directory_ / "latest").string() + ": " + error.message());
+  SyncFolder(directory_);
+
+  // A checkpoint of a later step, from before a resume at an earlier one, is of another curve.
+  int kept = 0;
+  for (const fs::path& each : List()) {
+    const std::int64_t step = *StepOf(each.filename().string());
+    if (step > state.step || ++kept > std::max(1, keep)) DeleteFolder(each);
+  }
+  return directory_ / name;
+}
+
+fs::path CheckpointStore::SaveFinal(const std::vector<NamedTensor>& model,
+                                    const std::map<std::string, std::string>& metadata) {
+  const fs::path folder = TemporaryFolder(directory_, "final");
+  auto all = metadata;
+  all["format"] = "pt";
+  WriteSafetensors(folder / kModel, model, all);
+  SyncFolder(folder);
+  ReplaceFolder(folder, directory_ / "final");
+  return directory_ / "final" / kModel;
+}
+
+std::vector<fs::path> CheckpointStore::List() const {
+  std::vector<std::pair<std::int64_t, fs::path>> found;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(directory_, error))
+    if (const auto step = StepOf(entry.path().filename().string()))
+      found.emplace_back(*step, entry.path());
+  std::sort(found.rbegin(), found.rend());
+  std::vector<fs::path> directories;
+  for (auto& [step, path] : found) directories.push_back(std::move(path));
+  return directories;
+}
+
+std::string CheckpointStore::Damage(const fs::path& checkpoint) {
+  try {
+    Load(checkpoint);
+    return "";
+  } catch (const Failure& failure) {
+    return failure.what();
+  }
+}
+
+TrainingState CheckpointStore::LoadState(const fs::path& checkpoint) {
+  return StateFromJson(checkpoint / kState);
+}
+
+Checkpoint CheckpointStore::Load(const fs::path& directory) {
+  CheckManifest(directory);
+  Checkpoint checkpoint;
+  checkpoint.directory = directory;
+  checkpoint.state = LoadState(directory);
+  checkpoint.model = ReadSafetensors(directory / kModel).tensors;
+  checkpoint.optimizer = ReadSafetensors(directory / kOptimizer).tensors;
+  const auto random =
+      std::find_if(checkpoint.optimizer.begin(), checkpoint.optimizer.end(),
+                   [](const NamedTensor& each) { return each.name == kRandomState; });
+  if (random == checkpoint.optimizer.end())
+    throw Failure((directory / kOptimizer).string() + ": lacks " + kRandomState);
+  checkpoint.random_state = random->tensor;
+  checkpoint.optimizer.erase(random);
+  return checkpoint;
+}
+
+std::vector<fs::path> EarlierRuns(const fs::path& run, const std::string& job) {
+  // "20261124T050501Z-train", and "-2", "-3" … after it where the name was taken.
+  const auto order = [&job](const std::string& name) -> std::optional<std::pair<std::string, int>> {
+    constexpr std::size_t kTime = 16;
+    if (name.size() < kTime + 2 || name[8] != 'T' || name[15] != 'Z' || name[kTime] != '-' ||
+        !IsDigits(std::string_view(name).substr(0, 8)) ||
+        !IsDigits(std::string_view(name).substr(9, 6)) ||
+        name.compare(kTime + 1, job.size(), job) != 0)
+      return std::nullopt;
+    const std::string rest = name.substr(kTime + 1 + job.size());
+    if (rest.empty()) return std::pair(name.substr(0, kTime), 1);
+    if (rest[0] != '-' || rest.size() > 8 || !IsDigits(std::string_view(rest).substr(1)))
+      return std::nullopt;
+    return std::pair(name.substr(0, kTime), std::stoi(rest.substr(1)));
+  };
+  fs::path own = fs::absolute(run).lexically_normal();
+  if (own.filename().empty()) own = own.parent_path();
+  std::vector<std::pair<std::pair<std::string, int>, fs::path>> found;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(own.parent_path(), error)) {
+    const std::string name = entry.path().filename().string();
+    const auto key = order(name);
+    if (key && entry.is_directory(error) && name != own.filename())
+      found.emplace_back(*key, entry.path());
+  }
+  std::sort(found.rbegin(), found.rend());
+  std::vector<fs::path> runs = {own};
+  for (auto& [key, path] : found) {
+    const auto checkpoints = CheckpointStore(path / "checkpoints").List();
+    if (checkpoints.empty()) continue;
+    try {
+      if (CheckpointStore::LoadState(checkpoints.front()).job != job) continue;
+    } catch (const Failure&) {  // a damaged one is the caller's to report
+    }
+    runs.push_back(std::move(path));
+  }
+  return runs;
+}
+
+}  // namespace envkit

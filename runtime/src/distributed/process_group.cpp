@@ -1,0 +1,334 @@
+// How ranks find each other: a TCPStore of rank 0, and Gloo, NCCL and shared memory on top of it.
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <charconv>
+#include <cstdlib>
+#include <cstring>
+#include <optional>
+#include <thread>
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+#include <torch/csrc/distributed/c10d/comm.hpp>
+
+#include "communicator_state.h"
+#include "cuda_half.h"
+#include "envkit/failure.h"
+
+namespace envkit {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+std::optional<int> IntegerFromEnvironment(const char* name, int least, int most) {
+  const char* text = std::getenv(name);
+  if (text == nullptr || *text == '\0') return std::nullopt;
+  int value = 0;
+  const char* end = text + std::strlen(text);
+  const auto [at, error] = std::from_chars(text, end, value);
+  if (error != std::errc() || at != end || value < least || value > most)
+    throw Failure(std::string(name) + "=" + text + " is no number from " + std::to_string(least) +
+                      " to " + std::to_string(most),
+                  "start ranks with envkit-launch or torchrun, which set it", 2);
+  return value;
+}
+
+struct Address {
+  sockaddr_storage value{};
+  socklen_t size = 0;
+};
+
+std::vector<Address> Resolve(const RankInfo& ranks, std::string* problem) {
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  const int error = getaddrinfo(ranks.master_address.c_str(),
+                                std::to_string(ranks.master_port).c_str(), &hints, &found);
+  std::vector<Address> addresses;
+  if (error != 0) {
+    *problem = gai_strerror(error);
+    return addresses;
+  }
+  for (const addrinfo* at = found; at != nullptr; at = at->ai_next) {
+    Address address;
+    std::memcpy(&address.value, at->ai_addr, at->ai_addrlen);
+    address.size = at->ai_addrlen;
+    addresses.push_back(address);
+  }
+  freeaddrinfo(found);
+  return addresses;
+}
+
+// Our own address on the way to rank 0's: what peers can reach us by. Asking for the host's name
+// instead, as Gloo does, finds 127.0.1.1 on Debian and nothing in many containers.
+std::optional<std::string> AddressTowards(const Address& peer) {
+  const int descriptor = socket(peer.value.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (descriptor < 0) return std::nullopt;
+  std::optional<std::string> result;
+  Address own;
+  own.size = sizeof own.value;
+  char text[NI_MAXHOST];
+  if (connect(descriptor, reinterpret_cast<const sockaddr*>(&peer.value), peer.size) == 0 &&
+      getsockname(descriptor, reinterpret_cast<sockaddr*>(&own.value), &own.size) == 0 &&
+      getnameinfo(reinterpret_cast<sockaddr*>(&own.value), own.size, text, sizeof text, nullptr, 0,
+                  NI_NUMERICHOST) == 0)
+    result = text;
+  close(descriptor);
+  return result;
+}
+
+bool Listens(const Address& address, std::string* problem) {
+  const int descriptor =
+      socket(address.value.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (descriptor < 0) return false;
+  int error = 0;
+  if (connect(descriptor, reinterpret_cast<const sockaddr*>(&address.value), address.size) != 0) {
+    error = errno;
+    pollfd waiting{descriptor, POLLOUT, 0};
+    socklen_t size = sizeof error;
+    if (error == EINPROGRESS) {
+      if (poll(&waiting, 1, 1000) != 1)
+        error = ETIMEDOUT;
+      else
+        getsockopt(descriptor, SOL_SOCKET, SO_ERROR, &error, &size);
+    }
+  }
+  close(descriptor);
+  if (error != 0) *problem = std::strerror(error);
+  return error == 0;
+}
+
+std::string Endpoint(const RankInfo& ranks) {
+  return ranks.master_address + ":" + std::to_string(ranks.master_port);
+}
+
+// TCPStore's client sleeps a whole second after a refused connection, and ranks start at the same
+// time: so wait until rank 0 listens, and connect then.
+std::vector<Address> WaitForRankZero(const RankInfo& ranks, Clock::time_point deadline) {
+  std::string problem;
+  while (true) {
+    const std::vector<Address> addresses = Resolve(ranks, &problem);
+    for (const Address& address : addresses)
+      if (Listens(address, &problem)) return addresses;
+    if (Clock::now() > deadline)
+      throw Failure("rank " + std::to_string(ranks.rank) + " cannot reach rank 0 at " +
+                        Endpoint(ranks) + " (MASTER_ADDR:MASTER_PORT)\n" + problem,
+                    "check that rank 0 is running, and that its host lets this one connect");
+    std::this_thread::sleep_for(std::chrono::milliseconds(addresses.empty() ? 200 : 2));
+  }
+}
+
+c10::intrusive_ptr<c10d::Store> OpenStore(const RankInfo& ranks, std::chrono::seconds timeout,
+                                          std::vector<Address>* addresses) {
+  const Clock::time_point deadline = Clock::now() + timeout;
+  const bool is_server = ranks.rank == 0;
+  if (!is_server) *addresses = WaitForRankZero(ranks, deadline);
+  c10d::TCPStoreOptions options;
+  options.port = static_cast<std::uint16_t>(ranks.master_port);
+  options.isServer = is_server;
+  options.numWorkers = static_cast<std::size_t>(ranks.world_size);
+  options.waitWorkers = false;  // the first key that another rank reads waits just as well
+  options.timeout = timeout;
+  try {
+    auto store = c10::make_intrusive<c10d::TCPStore>(ranks.master_address, options);
+    std::string problem;
+    if (is_server) *addresses = Resolve(ranks, &problem);
+    return store;
+  } catch (const std::exception& error) {
+    std::string text = error.what();
+    const bool in_use = text.find("EADDRINUSE") != std::string::npos ||
+                        text.find("already in use") != std::string::npos ||
+                        text.find("in use") != std::string::npos;
+    if (is_server && in_use)
+      throw Failure("port " + std::to_string(ranks.master_port) + " (MASTER_PORT) is in use",
+                    "leave the port to the launcher, which chooses a free one");
+    throw Failure((is_server ? "rank 0 cannot listen at " : "cannot join the store of rank 0 at ") +
+                  Endpoint(ranks) + "\n" + text.substr(0, text.find('\n')));
+  }
+}
+
+// The device that Gloo's connections go through. One host: loopback.
+std::shared_ptr<::gloo::transport::Device> GlooDevice(const RankInfo& ranks,
+                                                      const std::vector<Address>& addresses) {
+  using c10d::ProcessGroupGloo;
+  if (const char* interface = std::getenv("GLOO_SOCKET_IFNAME");
+      interface != nullptr && *interface != '\0')
+    return ProcessGroupGloo::createDeviceForInterface(interface);
+  if (ranks.local_world_size == ranks.world_size)
+    return ProcessGroupGloo::createDeviceForHostname("127.0.0.1");
+  for (const Address& address : addresses) {
+    const std::optional<std::string> own = AddressTowards(address);
+    if (own && !own->starts_with("127.") && *own != "::1")
+      return ProcessGroupGloo::createDeviceForHostname(*own);
+  }
+  throw Failure("MASTER_ADDR=" + ranks.master_address +
+                    " is a loopback address here, which ranks of other hosts cannot reach",
+                "set MASTER_ADDR to the address of rank 0's network interface, or "
+                "GLOO_SOCKET_IFNAME to its name");
+}
+
+c10::intrusive_ptr<c10d::Store> Prefixed(const char* prefix,
+                                         const c10::intrusive_ptr<c10d::Store>& store) {
+  return c10::make_intrusive<c10d::PrefixStore>(prefix, store);
+}
+
+template <class Wait>
+void Waited(const char* what, const RankInfo& ranks, Wait wait) {
+  try {
+    wait();
+  } catch (const Failure&) {
+    throw;
+  } catch (const std::exception& error) {
+    const std::string text = error.what();
+    throw Failure("rank " + std::to_string(ranks.rank) + " lost its peers in " + what + "\n" +
+                      text.substr(0, text.find('\n')),
+                  "the logs of the other ranks say why they ended");
+  }
+}
+
+}  // namespace
+
+RankInfo RankInfoFromEnvironment() {
+  RankInfo ranks;
+  constexpr int kMost = 1 << 20;
+  const std::optional<int> world = IntegerFromEnvironment("WORLD_SIZE", 1, kMost);
+  const std::optional<int> rank = IntegerFromEnvironment("RANK", 0, kMost);
+  if (world.has_value() != rank.has_value())
+    throw Failure(
+        std::string("of RANK and WORLD_SIZE only ") + (rank ? "RANK" : "WORLD_SIZE") + " is set",
+        "start ranks with envkit-launch or torchrun, which set both", 2);
+  if (!world) return ranks;
+  ranks.world_size = *world;
+  ranks.rank = *rank;
+  if (ranks.rank >= ranks.world_size)
+    throw Failure("RANK=" + std::to_string(ranks.rank) +
+                      " is not below WORLD_SIZE=" + std::to_string(ranks.world_size),
+                  "ranks count from 0", 2);
+  ranks.local_rank = IntegerFromEnvironment("LOCAL_RANK", 0, kMost).value_or(0);
+  ranks.local_world_size = IntegerFromEnvironment("LOCAL_WORLD_SIZE", 1, kMost).value_or(1);
+  if (ranks.local_world_size > ranks.world_size || ranks.local_rank >= ranks.local_world_size)
+    throw Failure("LOCAL_RANK=" + std::to_string(ranks.local_rank) +
+                      ", LOCAL_WORLD_SIZE=" + std::to_string(ranks.local_world_size) +
+                      " and WORLD_SIZE=" + std::to_string(ranks.world_size) +
+                      " do not fit together",
+                  "start ranks with envkit-launch or torchrun, which set them", 2);
+  if (const char* address = std::getenv("MASTER_ADDR"); address != nullptr && *address != '\0')
+    ranks.master_address = address;
+  ranks.master_port = IntegerFromEnvironment("MASTER_PORT", 1, 65535).value_or(0);
+  if (ranks.world_size > 1 && ranks.master_port == 0)
+    throw Failure("WORLD_SIZE=" + std::to_string(ranks.world_size) + ", but MASTER_PORT is not set",
+                  "start ranks with envkit-launch or torchrun, which set it", 2);
+  return ranks;
+}
+
+Communicator::Communicator(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Communicator::~Communicator() = default;
+
+std::shared_ptr<Communicator> Communicator::Connect(const RankInfo& ranks, at::Device device,
+                                                    const CommunicatorOptions& options) {
+  auto state = std::make_unique<State>();
+  state->ranks = ranks;
+  state->device = device;
+  if (ranks.world_size > 1) {
+    std::vector<Address> addresses;
+    state->store = OpenStore(ranks, options.timeout, &addresses);
+    auto gloo_options = c10d::ProcessGroupGloo::Options::create(options.timeout);
+    gloo_options->devices.push_back(GlooDevice(ranks, addresses));
+    gloo_options->threads = 2;
+    state->group = c10::make_intrusive<c10d::ProcessGroup>(Prefixed("group", state->store),
+                                                           ranks.rank, ranks.world_size);
+    Waited("connecting to each other", ranks, [&] {
+      state->group->setBackend(
+          at::kCPU, c10d::ProcessGroup::GLOO,
+          c10::make_intrusive<c10d::ProcessGroupGloo>(Prefixed("gloo", state->store), ranks.rank,
+                                                      ranks.world_size, gloo_options));
+      state->group->setDefaultBackend(c10d::ProcessGroup::GLOO);
+      if (!device.is_cuda()) return;
+      state->group->setBoundDeviceId(device);
+      c10::intrusive_ptr<c10d::Backend> nccl;
+      const auto store = Prefixed("nccl", state->store);
+      reinterpret_cast<decltype(&envkit_cuda_create_nccl)>(
+          CudaHalfSymbol("envkit_cuda_create_nccl"))(&store, ranks.rank, ranks.world_size,
+                                                     device.index(), options.timeout, &nccl);
+      state->group->setBackend(at::kCUDA, c10d::ProcessGroup::NCCL, nccl);
+      state->group->setDefaultBackend(c10d::ProcessGroup::NCCL);
+    });
+  }
+  std::shared_ptr<Communicator> communicator(new Communicator(std::move(state)));
+  if (ranks.world_size > 1 && ranks.local_world_size == ranks.world_size && device.is_cpu() &&
+      options.shared_memory) {
+    // All ranks or none: one that cannot map the segment makes everybody stay with Gloo.
+    std::unique_ptr<SharedMemory> shared;
+    if (ranks.rank == 0) shared = SharedMemory::Create(ranks.world_size, options.timeout);
+    const std::string name = communicator->Broadcast(shared ? shared->name() : "");
+    if (ranks.rank != 0 && !name.empty())
+      shared = SharedMemory::Open(name, ranks.rank, ranks.world_size, options.timeout);
+    double mapped = shared ? 1 : 0;
+    communicator->AllReduceSum({&mapped, 1});
+    if (shared) shared->Unlink();
+    if (static_cast<int>(mapped) == ranks.world_size)
+      communicator->state_->shared = std::move(shared);
+  }
+  return communicator;
+}
+
+const RankInfo& Communicator::ranks() const { return state_->ranks; }
+at::Device Communicator::device() const { return state_->device; }
+
+std::string Communicator::Transport() const {
+  if (!state_->group) return "one rank";
+  if (state_->device.is_cuda()) return "nccl";
+  return state_->shared ? "shared memory" : "gloo";
+}
+
+void Communicator::AllReduceSum(std::span<double> values) {
+  if (!state_->group) return;
+  if (state_->shared) {
+    state_->shared->AllReduce(values.data(), values.size(), 1.0);
+    return;
+  }
+  Waited("an all-reduce", ranks(), [&] {
+    std::vector<at::Tensor> tensors = {
+        at::from_blob(values.data(), {static_cast<std::int64_t>(values.size())}, at::kDouble)};
+    state_->group->allreduce(tensors)->wait();
+  });
+}
+
+void Communicator::Barrier() {
+  double nothing = 0;
+  AllReduceSum({&nothing, 1});
+}
+
+std::string Communicator::Broadcast(const std::string& text) {
+  if (!state_->group) return text;
+  std::string result = text;
+  Waited("a broadcast", ranks(), [&] {
+    at::Tensor size = at::empty({1}, at::kLong);
+    *size.mutable_data_ptr<std::int64_t>() = static_cast<std::int64_t>(text.size());
+    std::vector<at::Tensor> tensors = {size};
+    state_->group->broadcast(tensors)->wait();
+    result.resize(static_cast<std::size_t>(*size.const_data_ptr<std::int64_t>()));
+    if (result.empty()) return;
+    tensors = {at::from_blob(result.data(), {static_cast<std::int64_t>(result.size())}, at::kByte)};
+    state_->group->broadcast(tensors)->wait();
+  });
+  return result;
+}
+
+void Communicator::Broadcast(const std::vector<at::Tensor>& tensors) {
+  if (!state_->group) return;
+  Waited("a broadcast", ranks(), [&] {
+    constexpr std::size_t kBytes = std::size_t{250} << 20;
+    c10d::broadcast_coalesced(state_->group, tensors, kBytes, 0);
+  });
+}
+
+}  // namespace envkit
