@@ -37,7 +37,7 @@ int main(int argc, char** argv) {
     std::atexit([] { static_cast<void>(!write(1, " exit", 5)); });
     std::printf("once ");
     std::cout << "twice? ";
-    const auto result = envkit::RunProcess({.argv = {argument}});
+    const auto result = envkit::RunProcess({.argv = {argument}, .out = envkit::Stream::kInherit});
     std::printf("%s", result ? "started" : "failed");
   } else if (mode == "no-standard-run") {  // with 0, 1 and 2 closed
     close(0);

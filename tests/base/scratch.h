@@ -9,7 +9,8 @@ namespace envkit {
 
 class Scratch {
  public:
-  Scratch() : path_(*MakeTempDirectory(std::filesystem::temp_directory_path(), "envkit-test")) {}
+  explicit Scratch(const std::filesystem::path& parent = std::filesystem::temp_directory_path())
+      : path_(*MakeTempDirectory(parent, "envkit-test")) {}
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   ~Scratch() { static_cast<void>(RemoveTree(path_)); }
