@@ -53,12 +53,15 @@ Result<void> WriteProc(const char* file, const std::string& text) {
   return {};
 }
 
+void KillChildren(pid_t parent) {
+  std::ifstream in(fmt::format("/proc/{0}/task/{0}/children", parent));
+  for (pid_t pid; in >> pid;) kill(pid, SIGKILL);
+}
+
 // Orphans below us come to us (subreaper), so this ends when none is left.
 void KillDescendants() {
-  const std::string children = fmt::format("/proc/self/task/{}/children", getpid());
   for (;;) {
-    std::ifstream in(children);
-    for (pid_t pid; in >> pid;) kill(pid, SIGKILL);
+    KillChildren(getpid());
     if (waitpid(-1, nullptr, 0) < 0 && errno == ECHILD) return;
   }
 }
@@ -92,7 +95,7 @@ Result<int> Decode(const std::string& text) {
 
 }  // namespace
 
-int Isolated::RunChild(const std::function<void()>& child) {
+int Isolated::RunChild(const std::function<void()>& child, const std::string& pid_file) {
   sigset_t watched = SetOf({SIGCHLD});
   sigprocmask(SIG_BLOCK, &watched, nullptr);
   int signals = signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -105,7 +108,12 @@ int Isolated::RunChild(const std::function<void()>& child) {
   }
   for (int code = -1;;) {
     pollfd polled[] = {{signals, POLLIN, 0}, {control_, POLLIN, 0}};
-    if (poll(polled, 2, -1) < 0 && errno != EINTR) return 126;
+    const bool watch = !pid_namespace_ && !pid_file.empty();
+    if (poll(polled, 2, watch ? 100 : -1) < 0 && errno != EINTR) return 126;
+    if (watch) {
+      pid_t first = 0;
+      if (std::ifstream(pid_file) >> first && kill(first, 0) != 0) KillChildren(pid);
+    }
     if (polled[1].revents) {
       char signal = 0;
       ssize_t got = recv(control_, &signal, 1, MSG_DONTWAIT);
@@ -140,7 +148,8 @@ class IsolatedRunner {
     sigset_t all;
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, nullptr);
-    if (options_.before) options_.before();
+    if (options_.before)
+      if (auto ready = options_.before(); !ready) Finish(control, Unexpected(ready.error()));
     if (auto ready = EnterNamespaces(); !ready) Finish(control, Unexpected(ready.error()));
     if (options_.pid_namespace) {
       // After the namespaces: a change of credentials clears it.

@@ -20,12 +20,12 @@
 namespace envkit {
 
 struct IsolateOptions {
-  bool user_namespace = false;   // for ordinary users: they are uid 0 inside
-  bool pid_namespace = true;     // false: as where /proc cannot be mounted
-  bool own_session = true;       // away from the terminal's process group: signals are sent once
-  int more_namespaces = 0;       // CLONE_NEWNET …
-  bool capture = false;          // what goes to the child's stdout and stderr
-  std::function<void()> before;  // in the keeper, before any namespace: cgroups, limits
+  bool user_namespace = false;  // for ordinary users: they are uid 0 inside
+  bool pid_namespace = true;    // false: as where /proc cannot be mounted
+  bool own_session = true;      // away from the terminal's process group: signals are sent once
+  int more_namespaces = 0;      // CLONE_NEWNET …
+  bool capture = false;         // what goes to the child's stdout and stderr
+  std::function<Result<void>()> before;  // in the keeper, before any namespace: cgroups, limits
 };
 
 // What a body has, running as init.
@@ -33,7 +33,9 @@ class Isolated {
  public:
   // Starts a child that must exec or _exit, and waits for it: 128 + signal where one ended it.
   // Signals that reach envkit are passed on to it; orphans are reaped.
-  int RunChild(const std::function<void()>& child);
+  // PID_FILE: where the child, a runtime, writes its container's first process; without a pid
+  // namespace what that process leaves behind is killed here.
+  int RunChild(const std::function<void()>& child, const std::string& pid_file = "");
   bool user_namespace() const { return user_namespace_; }
   bool pid_namespace() const { return pid_namespace_; }
 

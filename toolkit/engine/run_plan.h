@@ -19,12 +19,12 @@ struct Mount {
 
 // The root file system, in the form each engine needs it.
 struct RootImage {
-  std::string name;           // "mnist:train-cpu", the tag that docker shows
-  std::string config_digest;  // 64 hex digits
+  std::string name;                                // "mnist:train-cpu", the tag that docker shows
+  std::string config_digest;                       // 64 hex digits
   std::vector<std::filesystem::path> layer_trees;  // lowest first; the oci engine mounts them
 };
 
-struct Reason {  // for --explain and --dry-run: every value that was not simply given
+struct Reason {         // for --explain and --dry-run: every value that was not simply given
   std::string setting;  // "--shm-size 16g"
   std::string why;      // "auto: 4 ranks × 4 GiB (envkit.toml [run] shm = \"auto\")"
 };
@@ -36,6 +36,7 @@ struct RunPlan {
   std::vector<std::string> argv;  // complete, launcher included
   std::map<std::string, std::string> env;
   std::vector<Mount> mounts;
+  std::vector<std::string> scratch;  // writable directories that vanish with the container: HOME
   std::string workdir = "/workspace";
   unsigned uid = 0, gid = 0;
   std::string hostname;
