@@ -5,10 +5,9 @@
 #include <memory>
 
 #include "commands/command.h"
-#include "engine/engine.h"
 #include "host/facts.h"
 #include "image/image.h"
-#include "image/recipe.h"
+#include "session/environment.h"
 
 namespace envkit {
 namespace {
@@ -18,83 +17,37 @@ struct Options {
   bool run_in_builder = false;
 };
 
-Result<BuildSandboxResult> InSandbox(const BuildSandbox& sandbox) {
-  SandboxSpec spec;
-  spec.lower = sandbox.lower;
-  for (const auto& bind : sandbox.binds) {
-    spec.mounts.push_back({bind.host, bind.container, bind.read_only});
-  }
-  spec.argv = sandbox.argv;
-  spec.env = sandbox.env;
-  spec.workdir = sandbox.workdir;
-  spec.capture = sandbox.capture;
-  ENVKIT_TRY(SandboxResult result, RunInSandbox(spec));
-  return BuildSandboxResult{result.exit_code, std::move(result.output)};
-}
-
-// A GPU that is there and cannot be used is an error: nobody wants to train on the CPU by accident.
-Result<std::string> ChooseVariant(const Project& project) {
-  if (project.environment.cuda == "cpu") return "cpu";
-  const GpuVerdict verdict = JudgeGpus(ProbeHost());
-  if (verdict.state == GpuState::kUnusable) {
-    return Missing(verdict.why, verdict.next + "\nOr say which image: --variant cpu|cuda");
-  }
-  return verdict.state == GpuState::kUsable ? "cuda" : "cpu";
-}
-
-Result<Lock> ReadLock(const Project& project, const Recipes& recipes) {
-  const std::filesystem::path file = project.root / "envkit.lock";
-  if (!std::filesystem::exists(file)) {
-    return Usage(fmt::format("{} has no envkit.lock", project.root.string()), "envkit lock");
-  }
-  ENVKIT_TRY(const std::string text, ReadFile(file));
-  ENVKIT_TRY(Lock lock, ParseLock(text, file));
-  std::string changes;
-  for (const std::string& change :
-       LockDifferences(lock, InputsOf(project, RecipesDigest(recipes)))) {
-    changes += "\n  " + change;
-  }
-  if (changes.empty()) return lock;
-  return Usage("envkit.lock does not fit envkit.toml any more" + changes, "envkit lock");
-}
-
-Result<int> RunInBuilder(const Project& project, const Lock& lock, const Recipes& recipes,
-                         const std::string& variant, const Store& store, Context& context) {
+Result<int> RunInBuilder(const Environment& env, const std::string& variant, Context& context) {
   if (context.passthrough.empty()) {
     return Usage("--run-in-builder needs a command", "envkit build --run-in-builder -- CMD…");
   }
   BuildSandbox sandbox;
-  ENVKIT_TRY(sandbox.lower,
-             EnsureBuilderRoot(project, lock, recipes, variant, store, context.terminal));
-  sandbox.binds = {{project.root, "/workspace", false}};
+  ENVKIT_TRY(sandbox.lower, EnsureBuilderRoot(env.project, env.lock, env.recipes, variant,
+                                              env.store, context.terminal));
+  sandbox.binds = {{env.project.root, "/workspace", false}};
   sandbox.argv = context.passthrough;
   sandbox.env = {{"PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
                  {"HOME", "/tmp"},
                  {"LC_ALL", "C.UTF-8"}};
   sandbox.workdir = "/workspace";
   sandbox.capture = false;
-  ENVKIT_TRY(const BuildSandboxResult result, InSandbox(sandbox));
+  ENVKIT_TRY(const BuildSandboxResult result, RunInBuildSandbox(sandbox));
   return result.exit_code;
 }
 
 Result<int> Build(const Options& options, Context& context) {
-  ENVKIT_TRY(const Project project, LoadProject(context.directory));
-  ENVKIT_TRY(const std::filesystem::path share, ShareDirectory());
-  ENVKIT_TRY(const Recipes recipes, LoadRecipes(share / "images"));
-  ENVKIT_TRY(const Lock lock, ReadLock(project, recipes));
-  ENVKIT_TRY(const Store store, Store::Open());
-  std::string variant = options.variant;
+  ENVKIT_TRY(const Environment env, LoadEnvironment(context.directory));
+  std::string variant = options.variant, why;
   if (variant.empty()) {
-    ENVKIT_TRY(variant, ChooseVariant(project));
+    ENVKIT_TRY(variant, ChooseVariant(env.project, ProbeHost(), why));
   }
-  if (options.run_in_builder) {
-    return RunInBuilder(project, lock, recipes, variant, store, context);
-  }
-  std::string profile = options.profile.empty() ? project.profile : options.profile;
-  if (profile == "auto") profile = "train";
+  if (options.run_in_builder) return RunInBuilder(env, variant, context);
+  const std::string profile =
+      ChooseProfile(options.profile.empty() ? env.project.profile : options.profile);
   BuildReport report;
-  ENVKIT_TRY(const Image image, BuildImage(project, lock, recipes, profile, variant, store,
-                                           InSandbox, context.terminal, &report));
+  ENVKIT_TRY(const Image image,
+             BuildImage(env.project, env.lock, env.recipes, profile, variant, env.store,
+                        RunInBuildSandbox, context.terminal, &report));
   if (context.json) {
     nlohmann::json json = ImageToJson(image);
     json["seconds"] = report.seconds;

@@ -310,7 +310,8 @@ std::vector<std::string> DockerArgv(const RunPlan& plan) {
   add({"-w", plan.workdir});
   for (const auto& [name, value] : plan.env) add({"-e", name + "=" + value});
   // argv is complete: the image's own entrypoint would start the launcher twice.
-  add({"--entrypoint", "", "sha256:" + plan.image.config_digest});
+  add({"--entrypoint", "",
+       plan.image.config_digest.empty() ? plan.image.name : "sha256:" + plan.image.config_digest});
   argv.insert(argv.end(), plan.argv.begin(), plan.argv.end());
   return argv;
 }

@@ -9,8 +9,8 @@ int Run(int argc, char** argv) {
                "envkit-launch"};
   envkit::LaunchOptions options;
   envkit::AddLaunchOptions(app, options);
-  app.set_version_flag("--version", "envkit-launch " ENVKIT_VERSION);
-  app.footer(std::string("Examples:\n") + envkit::kLaunchExample);
+  app.set_version_flag("--version", "envkit-launch " ENVKIT_VERSION, "say which version this is");
+  app.footer("Example:\n  envkit-launch --processes 2 -- ./train --config train.toml");
   envkit::Sink output(1);
   envkit::Sink errors(2);
   try {

@@ -31,9 +31,10 @@ void AddLaunchOptions(CLI::App& app, LaunchOptions& options) {
          "ranks to start; auto: one per GPU, else one per NUMA node and at least 2")
       ->type_name("N|auto");
   app.add_option("--master-addr", options.master_addr, "address at which the ranks meet")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->type_name("ADDRESS");
   app.add_option("--master-port", options.master_port, "port at which they meet; 0: a free one")
-      ->check(CLI::Range(0, 65535))
+      ->check(CLI::Range(0, 65535).description(""))
       ->type_name("PORT");
   app.add_option("--log-dir", options.log_dir,
                  "logs of the ranks and outcome.json; earlier ones there are replaced")
@@ -41,7 +42,7 @@ void AddLaunchOptions(CLI::App& app, LaunchOptions& options) {
   app.add_option("--grace", options.grace,
                  "seconds from SIGTERM to SIGKILL (25 for a stop that was asked for, 5 for the "
                  "peers of a failed rank)")
-      ->check(CLI::Range(0.0, 86400.0))
+      ->check(CLI::Range(0.0, 86400.0).description(""))
       ->type_name("SECONDS");
   app.add_flag("-m,--module", options.module, "run a Python module, as python -m does");
   app.add_flag("--no-python", options.no_python, "run a .py file as a program of its own");

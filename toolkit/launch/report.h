@@ -30,6 +30,7 @@ std::string EndText(const RankEnd& end, bool on_gpu);
 struct OomCounters {
   std::uint64_t cgroup = 0;                  // kills in our memory cgroup
   std::uint64_t machine = 0;                 // kills anywhere on this machine
+  bool known = false;                        // the kernel told at least one of them
   std::optional<std::uint64_t> limit_bytes;  // the tightest limit over us
 };
 OomCounters ReadOomCounters(const std::filesystem::path& root = "/");

@@ -1,0 +1,70 @@
+#include "session/environment.h"
+
+#include <fmt/format.h>
+
+#include "base/files.h"
+#include "engine/engine.h"
+
+namespace envkit {
+namespace {
+
+Result<Lock> LoadLock(const Project& project, const Recipes& recipes) {
+  const std::filesystem::path file = project.root / "envkit.lock";
+  if (!std::filesystem::exists(file)) {
+    return Usage(fmt::format("{} has no envkit.lock", project.root.string()),
+                 "Make it:  envkit lock");
+  }
+  ENVKIT_TRY(const std::string text, ReadFile(file));
+  ENVKIT_TRY(Lock lock, ParseLock(text, file));
+  std::string changes;
+  for (const std::string& change :
+       LockDifferences(lock, InputsOf(project, RecipesDigest(recipes)))) {
+    changes += "\n  " + change;
+  }
+  if (changes.empty()) return lock;
+  return Usage("envkit.lock does not fit envkit.toml any more" + changes, "Renew it:  envkit lock");
+}
+
+}  // namespace
+
+Result<Environment> LoadEnvironment(const std::filesystem::path& directory) {
+  Environment environment;
+  ENVKIT_TRY(environment.project, LoadProject(directory));
+  ENVKIT_TRY(const std::filesystem::path share, ShareDirectory());
+  ENVKIT_TRY(environment.recipes, LoadRecipes(share / "images"));
+  ENVKIT_TRY(environment.lock, LoadLock(environment.project, environment.recipes));
+  ENVKIT_TRY(environment.store, Store::Open());
+  return environment;
+}
+
+Result<std::string> ChooseVariant(const Project& project, const HostFacts& facts,
+                                  std::string& why) {
+  if (project.environment.cuda == "cpu") {
+    why = "envkit.toml [environment] cuda = \"cpu\"";
+    return "cpu";
+  }
+  const GpuVerdict verdict = JudgeGpus(facts);
+  if (verdict.state == GpuState::kUnusable) {
+    return Missing(verdict.why, verdict.next + "\nOr say which image: --variant cpu|cuda");
+  }
+  why = verdict.state == GpuState::kUsable ? "this machine has NVIDIA GPUs" : "no GPU found";
+  return verdict.state == GpuState::kUsable ? "cuda" : "cpu";
+}
+
+std::string ChooseProfile(const std::string& wanted) { return wanted == "auto" ? "train" : wanted; }
+
+Result<BuildSandboxResult> RunInBuildSandbox(const BuildSandbox& sandbox) {
+  SandboxSpec spec;
+  spec.lower = sandbox.lower;
+  for (const auto& bind : sandbox.binds) {
+    spec.mounts.push_back({bind.host, bind.container, bind.read_only});
+  }
+  spec.argv = sandbox.argv;
+  spec.env = sandbox.env;
+  spec.workdir = sandbox.workdir;
+  spec.capture = sandbox.capture;
+  ENVKIT_TRY(SandboxResult result, RunInSandbox(spec));
+  return BuildSandboxResult{result.exit_code, std::move(result.output)};
+}
+
+}  // namespace envkit

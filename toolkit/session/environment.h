@@ -1,0 +1,36 @@
+// What a command needs before it builds or runs: the project, its lock, the recipes and the store;
+// and the choice between the image's variants. Used by `envkit build` and `envkit run`.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "base/result.h"
+#include "base/terminal.h"
+#include "host/facts.h"
+#include "image/build.h"
+
+namespace envkit {
+
+struct Environment {
+  Project project;
+  Lock lock;  // fits the project
+  Recipes recipes;
+  Store store;
+};
+
+// Looks for envkit.toml from DIRECTORY upwards. A missing, damaged or stale lock is kUsage; a stale
+// one names the changes.
+Result<Environment> LoadEnvironment(const std::filesystem::path& directory);
+
+// "cpu" or "cuda", by the project and by what this machine has. A GPU that is there and cannot be
+// used is kMissing: nobody wants to train on the CPU by accident. WHY says what decided it.
+Result<std::string> ChooseVariant(const Project& project, const HostFacts& facts, std::string& why);
+
+// "auto" is what the job needs.
+std::string ChooseProfile(const std::string& wanted);
+
+// The build's commands, run in the engine's sandbox.
+Result<BuildSandboxResult> RunInBuildSandbox(const BuildSandbox& sandbox);
+
+}  // namespace envkit

@@ -1,0 +1,236 @@
+#include "session/run_job.h"
+
+#include <fmt/format.h>
+#include <pwd.h>
+#include <unistd.h>
+
+#include <chrono>
+
+#include "base/files.h"
+#include "engine/engine.h"
+#include "session/environment.h"
+#include "session/record.h"
+#include "session/show_plan.h"
+
+namespace envkit {
+namespace {
+
+namespace fs = std::filesystem;
+using std::chrono::steady_clock;
+using std::chrono::system_clock;
+
+double SecondsSince(steady_clock::time_point start) {
+  return std::chrono::duration<double>(steady_clock::now() - start).count();
+}
+
+double UnixTime(system_clock::time_point time) {
+  return std::chrono::duration<double>(time.time_since_epoch()).count();
+}
+
+RootImage RootOf(const Image& image) {
+  RootImage root{ImageTag(image), image.config_digest, {}};
+  for (const Layer& layer : image.layers) root.layer_trees.push_back(layer.tree);
+  return root;
+}
+
+std::vector<std::string> DiffIds(const Image& image) {
+  std::vector<std::string> diff_ids;
+  for (const Layer& layer : image.layers) diff_ids.push_back(layer.diff_id);
+  return diff_ids;
+}
+
+RunSetting SettingOf(const Terminal& terminal) {
+  RunSetting setting;
+  setting.uid = geteuid();
+  setting.gid = getegid();
+  if (const passwd* entry = getpwuid(setting.uid)) setting.user = entry->pw_name;
+  setting.input_tty = isatty(0) == 1;
+  setting.output_tty = isatty(1) == 1;
+  setting.columns = terminal.options().columns;
+  return setting;
+}
+
+std::string Thousands(double number) {
+  std::string text = fmt::format("{:.0f}", number);
+  for (std::size_t at = text.size(); at > 3; at -= 3) text.insert(at - 3, 1, ',');
+  return text;
+}
+
+// A path as the user would type it.
+std::string Shown(const fs::path& path) {
+  std::error_code error;
+  const fs::path here = fs::current_path(error);
+  const fs::path relative = path.lexically_relative(here);
+  return error || relative.empty() || *relative.begin() == ".." ? path.string() : relative.string();
+}
+
+// The last words of a run: what came out, where the time went, where things are.
+void ReportEnd(const RunPlan& plan, const fs::path& record, int code, const WallTime& wall,
+               const RunOutcome& outcome, Terminal& terminal) {
+  std::string times = fmt::format("prepare {}", HumanSeconds(wall.prepare));
+  if (wall.start) times += fmt::format(", start {}", HumanSeconds(*wall.start));
+  times += fmt::format(", {} {}", wall.start ? "train" : "job", HumanSeconds(wall.job));
+  const double total = wall.prepare + wall.start.value_or(0) + wall.job;
+  if (code == static_cast<int>(ExitCode::kPreempted)) {
+    terminal.Step(
+        "stopped",
+        fmt::format("with a checkpoint · go on with: envkit run {} -- --resume", plan.job));
+  } else if (code != 0) {
+    terminal.Step("failed",
+                  fmt::format("exit code {} · {} ({})", code, HumanSeconds(total), times));
+  }
+  const auto& metrics = outcome.final_metrics;
+  if (code == 0) {
+    std::string line;
+    if (metrics.contains("test_accuracy")) {
+      line = fmt::format("test accuracy {:.2f} % · ", 100 * metrics.value("test_accuracy", 0.0));
+    }
+    terminal.Step("done", line + fmt::format("{} ({})", HumanSeconds(total), times));
+    if (const double speed = metrics.value("samples_per_second", 0.0); speed > 0) {
+      const int world = WorldSize(plan);
+      terminal.Note(fmt::format("{:<11} {} images/s, {} per rank ({} {})", "speed",
+                                Thousands(speed), Thousands(speed / world), world,
+                                world == 1 ? "rank" : "ranks"));
+    }
+    if (metrics.contains("model") && metrics["model"].is_string()) {
+      terminal.Note(
+          fmt::format("{:<11} {}", "model", Shown(record / metrics["model"].get<std::string>())));
+    }
+  }
+  std::error_code error;
+  if (fs::exists(record / "events", error)) {
+    terminal.Note(
+        fmt::format("{:<11} tensorboard --logdir {}", "curves", Shown(record.parent_path())));
+  }
+  terminal.Note(fmt::format("{:<11} {}", "record", Shown(record)));
+}
+
+// Where the log of a run's ranks is and everything else that RunJob found out on the way.
+struct Prepared {
+  Environment environment;
+  std::optional<Image> image;  // nullopt: not built, and only to be shown
+  RunSetting setting;
+};
+
+Result<Prepared> Prepare(const fs::path& directory, const RunRequest& request,
+                         const HostFacts& facts, Terminal& terminal) {
+  const bool show_only = request.dry_run || request.explain;
+  Prepared prepared;
+  ENVKIT_TRY(prepared.environment, LoadEnvironment(directory));
+  Environment& env = prepared.environment;
+  RunSetting& setting = prepared.setting;
+  setting = SettingOf(terminal);
+  std::string profile = request.profile.empty() ? env.project.profile : request.profile;
+  if (!request.job.empty()) {
+    ENVKIT_TRY(const Job* job, FindJob(env.project, request.job));
+    if (request.profile.empty() && job->profile) profile = *job->profile;
+  }
+  profile = ChooseProfile(profile);
+  setting.variant_why = "--variant";
+  setting.variant = request.variant;
+  if (request.gpus == "none" && setting.variant.empty()) {
+    setting.variant = "cpu";
+    setting.variant_why = "--gpus none";
+  }
+  if (setting.variant.empty()) {
+    ENVKIT_TRY(setting.variant, ChooseVariant(env.project, facts, setting.variant_why));
+  }
+  if (show_only) {
+    ENVKIT_TRY(const ImagePlan plan,
+               PlanImage(env.project, env.lock, env.recipes, profile, setting.variant));
+    ENVKIT_TRY(prepared.image, FindImage(plan, env.store));
+    setting.image.name = fmt::format("{}:{}-{}", env.project.name, profile, setting.variant);
+    if (!prepared.image) setting.variant_why += "; not built yet: envkit build";
+  } else {
+    ENVKIT_TRY(prepared.image, BuildImage(env.project, env.lock, env.recipes, profile,
+                                          setting.variant, env.store, RunInBuildSandbox, terminal));
+  }
+  if (prepared.image) setting.image = RootOf(*prepared.image);
+  for (const auto& [name, data] : env.project.data) {
+    if (show_only && !data.path) {
+      setting.data[name] = env.store.data / "data" / data.sha256;
+    } else {
+      ENVKIT_TRY(setting.data[name], EnsureData(env.project, data, env.store, terminal));
+    }
+  }
+  return prepared;
+}
+
+int Show(const RunRequest& request, const Project& project, const RunPlan& plan, bool json,
+         Terminal& terminal) {
+  if (json) {
+    terminal.Answer(PlanToJson(plan).dump(2));
+  } else {
+    terminal.Answer(request.explain ? ExplainText(project, plan) : PlanText(plan));
+  }
+  return 0;
+}
+
+// The line that says what starts; nothing for a command, whose output is all that is wanted.
+void SayStart(const RunPlan& plan, const RunSetting& setting, const Project& project,
+              const std::string& engine, Terminal& terminal) {
+  const int ranks = WorldSize(plan);
+  const std::string many = fmt::format("{} {}", ranks, ranks == 1 ? "rank" : "ranks");
+  const std::string where =
+      setting.variant == "cuda"
+          ? fmt::format("{} on {}", many, plan.gpus ? "GPUs" : "CPU, in the image for GPUs")
+          : fmt::format("{}: {} on CPU (gloo)", setting.variant_why, many);
+  terminal.Step("run",
+                fmt::format("{} · {} engine ({}) · {}", project.name, plan.engine, engine, where));
+}
+
+}  // namespace
+
+Result<int> RunJob(const fs::path& directory, const RunRequest& request, bool json,
+                   Terminal& terminal) {
+  const auto begin = steady_clock::now();
+  const auto started = system_clock::now();
+  const HostFacts facts = ProbeHost();
+  const bool show_only = request.dry_run || request.explain;
+  // Before a build of minutes: an engine that is missing is known at once.
+  std::unique_ptr<Engine> engine;
+  if (!show_only || request.engine == "auto") {
+    ENVKIT_TRY(engine, OpenEngine(request.engine));
+  }
+  ENVKIT_TRY(Prepared prepared, Prepare(directory, request, facts, terminal));
+  const Project& project = prepared.environment.project;
+  RunSetting& setting = prepared.setting;
+  setting.engine = engine ? engine->Name() : request.engine;
+  if (!request.job.empty()) setting.record = RecordPath(project.root, request.job, started);
+  if (show_only) {
+    ENVKIT_TRY(const RunPlan plan, PlanRun(project, request, setting, facts));
+    return Show(request, project, plan, json, terminal);
+  }
+  const Image& image = *prepared.image;
+  if (!request.job.empty()) {
+    // Before a directory is made, so that a wrong option leaves nothing.
+    ENVKIT_CHECK(PlanRun(project, request, setting, facts));
+    ENVKIT_TRY(setting.record, MakeRecord(project.root, request.job, started));
+  }
+  ENVKIT_TRY(const RunPlan plan, PlanRun(project, request, setting, facts));
+  if (plan.engine == "docker") {
+    ENVKIT_CHECK(LoadIntoDocker(
+        plan.image, DiffIds(image),
+        [&image](int fd, std::size_t known) { return WriteDockerArchive(image, fd, known); },
+        terminal));
+  }
+  if (setting.record.empty()) return engine->Run(plan);
+
+  WallTime wall;
+  ENVKIT_CHECK(WriteSummary(setting.record, plan, image, started, std::nullopt, wall, {}));
+  SayStart(plan, setting, project, engine->Version(), terminal);
+  wall.prepare = SecondsSince(begin);
+  const double prepared_at = UnixTime(system_clock::now());
+  const auto run_begin = steady_clock::now();
+  const Result<int> code = engine->Run(plan);
+  const double ran = SecondsSince(run_begin);
+  if (!code) return Wrap(code.error(), "starting " + request.job);
+  const RunOutcome outcome = ReadOutcome(setting.record);
+  if (outcome.first_step) wall.start = std::clamp(*outcome.first_step - prepared_at, 0.0, ran);
+  wall.job = ran - wall.start.value_or(0);
+  ENVKIT_CHECK(WriteSummary(setting.record, plan, image, started, *code, wall, outcome));
+  ReportEnd(plan, setting.record, *code, wall, outcome, terminal);
+  return *code;
+}
+
+}  // namespace envkit
