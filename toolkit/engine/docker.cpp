@@ -133,7 +133,8 @@ Error DaemonError(const std::string& words) {
   Error error;
   error.code = ExitCode::kMissing;
   error.what = "docker: " + words;
-  if (words.find("permission denied") != words.npos) {
+  // Not a warning about a file that the client could not read.
+  if (words.find("permission denied while trying to connect") != words.npos) {
     error.next =
         "Let this user ask the daemon:  sudo usermod -aG docker $USER  (then log in again)\n"
         "or use the engine that needs no daemon:  --engine oci";

@@ -31,6 +31,14 @@ bool IsDriverLibrary(std::string_view soname) {
   });
 }
 
+// Docker's spelling "nvidia.com/gpu=0" is the device "0".
+std::vector<std::string> ShortNames(std::vector<std::string> devices) {
+  constexpr std::string_view kKind = "nvidia.com/gpu=";
+  for (std::string& device : devices)
+    if (device.rfind(kKind, 0) == 0) device.erase(0, kKind.size());
+  return devices;
+}
+
 bool IsDigits(std::string_view text) {
   return !text.empty() && text.find_first_not_of("0123456789") == text.npos;
 }
@@ -125,7 +133,8 @@ Result<GpuEdits> CdiEdits(std::string_view text, const std::string& file,
       return Missing(file + " is not for NVIDIA GPUs");
     GpuEdits edits;
     edits.source = file;
-    std::vector<std::string> wanted = devices.empty() ? std::vector<std::string>{"all"} : devices;
+    std::vector<std::string> wanted = ShortNames(devices);
+    if (wanted.empty()) wanted = {"all"};
     std::vector<std::string> names;
     for (const std::string& name : wanted) {
       bool found = false;
@@ -169,9 +178,16 @@ Result<GpuEdits> FindGpuEdits(const fs::path& root, const std::vector<std::strin
   }
   GpuEdits edits;
   edits.source = "driver files of this host";
-  edits.devices = DeviceNodes(root, devices);
-  if (edits.devices.empty())
+  const std::vector<std::string> wanted = ShortNames(devices);
+  if (DeviceNodes(root, {}).empty())
     return Missing("no GPU's device node is in /dev", "See: envkit doctor");
+  edits.devices = DeviceNodes(root, wanted);
+  for (const std::string& device : wanted) {
+    if (std::count(edits.devices.begin(), edits.devices.end(), "/dev/nvidia" + device) == 0 &&
+        std::count(edits.devices.begin(), edits.devices.end(), "/dev/dxg") == 0)
+      return Missing(fmt::format("the GPU \"{0}\" has no device node /dev/nvidia{0}", device),
+                     "Without a CDI specification GPUs go by their number; see: envkit doctor");
+  }
   auto libraries = DriverLibraries(ldconfig);
   if (!libraries.count("libcuda.so.1")) libraries.merge(DriverLibrariesIn(root));
   if (!libraries.count("libcuda.so.1"))
