@@ -21,8 +21,9 @@ std::string Get(const Environment& env, const std::string& name, std::string fal
 }
 
 // CUDA_VISIBLE_DEVICES hides devices: "0,2", UUIDs; "" and "-1" hide all.
+// WSL has no node for each GPU, so a usable one there is at least one.
 int VisibleGpus(const HostFacts& facts, const Environment& env) {
-  const int present = static_cast<int>(facts.device_nodes.size());
+  const int present = std::max(1, static_cast<int>(facts.device_nodes.size()));
   const auto it = env.find("CUDA_VISIBLE_DEVICES");
   if (it == env.end()) return present;
   const std::string& list = it->second;

@@ -1,0 +1,283 @@
+#include "launch/plan.h"
+
+#include <doctest/doctest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+
+#include "base/scratch.h"
+
+namespace envkit {
+namespace {
+
+namespace fs = std::filesystem;
+using Environment = std::map<std::string, std::string>;
+
+// 2026-07-01T12:30:05Z
+constexpr std::chrono::system_clock::time_point kNow{std::chrono::seconds(1'782'909'005)};
+
+HostFacts Cpu(int cpus, int numa_nodes = 1) {
+  HostFacts facts;
+  facts.cpus = cpus;
+  facts.numa_nodes = numa_nodes;
+  return facts;
+}
+
+HostFacts Gpus(int count) {
+  HostFacts facts = Cpu(32);
+  for (int i = 0; i < count; ++i) {
+    facts.pci_gpus.push_back({"0000:0" + std::to_string(i) + ":00.0", 0});
+    facts.device_nodes.push_back(i);
+  }
+  facts.kernel_module = "580.95.05";
+  facts.control_node = facts.uvm_node = true;
+  return facts;
+}
+
+LaunchOptions Program(std::vector<std::string> program) {
+  LaunchOptions options;
+  options.log_dir = "/logs";
+  options.program = std::move(program);
+  return options;
+}
+
+Result<LaunchPlan> Plan(const LaunchOptions& options, const HostFacts& facts = Cpu(8),
+                        Environment env = {}) {
+  env.emplace("PATH", "/usr/bin:/bin");
+  return PlanLaunch(options, facts, env, kNow);
+}
+
+std::string ErrorText(const LaunchOptions& options, const HostFacts& facts = Cpu(8),
+                      const Environment& env = {}) {
+  const auto plan = Plan(options, facts, env);
+  return plan ? "no error" : plan.error().Text();
+}
+
+std::size_t Count(const HostFacts& facts, const Environment& env = {}) {
+  return Plan(Program({"sh"}), facts, env).value().ranks.size();
+}
+
+std::string Note(const HostFacts& facts, const Environment& env = {}) {
+  return Plan(Program({"sh"}), facts, env).value().note;
+}
+
+// Relative names are looked for from here.
+class Directory {
+ public:
+  explicit Directory(const fs::path& path) : before_(fs::current_path()) { fs::current_path(path); }
+  Directory(const Directory&) = delete;
+  Directory& operator=(const Directory&) = delete;
+  ~Directory() { fs::current_path(before_); }
+
+ private:
+  fs::path before_;
+};
+
+}  // namespace
+
+TEST_CASE("what the ranks find in their environment") {
+  LaunchOptions options = Program({"sh", "-c", "true"});
+  options.processes = 2;
+  options.master_addr = "node-a";
+  const LaunchPlan plan = Plan(options).value();
+  CHECK(plan.program == "/usr/bin/sh");
+  CHECK(plan.argv == std::vector<std::string>{"sh", "-c", "true"});
+  CHECK(plan.env == Variables{{"WORLD_SIZE", "2"},
+                              {"LOCAL_WORLD_SIZE", "2"},
+                              {"GROUP_RANK", "0"},
+                              {"GROUP_WORLD_SIZE", "1"},
+                              {"ROLE_NAME", "default"},
+                              {"ROLE_WORLD_SIZE", "2"},
+                              {"MASTER_ADDR", "node-a"},
+                              {"TORCHELASTIC_RESTART_COUNT", "0"},
+                              {"TORCHELASTIC_MAX_RESTARTS", "0"},
+                              {"TORCHELASTIC_RUN_ID", "envkit-" + std::to_string(getpid())},
+                              {"TORCHELASTIC_USE_AGENT_STORE", "False"},
+                              {"TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"},
+                              {"OMP_NUM_THREADS", "4"}});
+  REQUIRE(plan.ranks.size() == 2);
+  CHECK(plan.ranks[1].rank == 1);
+  CHECK(plan.ranks[1].log_dir == "/logs/attempt_0/1");
+  CHECK(plan.ranks[1].env ==
+        Variables{{"RANK", "1"},
+                  {"LOCAL_RANK", "1"},
+                  {"ROLE_RANK", "1"},
+                  {"TORCHELASTIC_ERROR_FILE", "/logs/attempt_0/1/error.json"}});
+  CHECK(plan.note.empty());  // the number was the user's own choice
+}
+
+TEST_CASE("what the user has set stays") {
+  const LaunchPlan plan = Plan(Program({"sh"}), Cpu(8),
+                               {{"OMP_NUM_THREADS", "3"}, {"TORCH_NCCL_ASYNC_ERROR_HANDLING", "0"}})
+                              .value();
+  for (const auto& [name, value] : plan.env) {
+    CHECK(name != "OMP_NUM_THREADS");
+    CHECK(name != "TORCH_NCCL_ASYNC_ERROR_HANDLING");
+  }
+}
+
+TEST_CASE("every rank has a thread even where there are more ranks than processors") {
+  LaunchOptions options = Program({"sh"});
+  options.processes = 64;
+  CHECK(Plan(options, Cpu(2)).value().env.back() ==
+        std::pair<std::string, std::string>("OMP_NUM_THREADS", "1"));
+}
+
+TEST_CASE("without a number: one rank for each GPU") {
+  CHECK(Count(Gpus(1)) == 1);
+  CHECK(Count(Gpus(8)) == 8);
+  CHECK(Plan(Program({"sh"}), Gpus(8)).value().on_gpus);
+  CHECK(Note(Gpus(8)).empty());
+  CHECK(Count(Gpus(8), {{"CUDA_VISIBLE_DEVICES", "0,2"}}) == 2);
+  CHECK(Count(Gpus(1), {{"CUDA_VISIBLE_DEVICES", "0,1,2,3"}}) == 1);
+}
+
+TEST_CASE("without a number and without a GPU: NUMA nodes, and at least 2") {
+  CHECK(Count(Cpu(1)) == 1);
+  CHECK(Count(Cpu(2)) == 2);
+  CHECK(Count(Cpu(64)) == 2);
+  CHECK(Count(Cpu(64, 4)) == 4);
+  CHECK_FALSE(Plan(Program({"sh"}), Cpu(64)).value().on_gpus);
+  CHECK(Note(Cpu(64, 4)) == "no GPU found: 4 ranks on CPU");
+  CHECK(Note(Cpu(1)) == "no GPU found: 1 rank on CPU");
+  for (const char* hidden : {"", "-1"}) {
+    CAPTURE(hidden);
+    CHECK(Count(Gpus(8), {{"CUDA_VISIBLE_DEVICES", hidden}}) == 2);
+    CHECK(Note(Gpus(8), {{"CUDA_VISIBLE_DEVICES", hidden}}) ==
+          "CUDA_VISIBLE_DEVICES hides every GPU: 2 ranks on CPU");
+  }
+}
+
+TEST_CASE("on WSL the driver's library speaks for a GPU") {
+  HostFacts facts = Cpu(8);
+  facts.wsl = facts.wsl_driver = true;
+  const LaunchPlan plan = Plan(Program({"sh"}), facts).value();
+  CHECK(plan.ranks.size() == 1);
+  CHECK(plan.on_gpus);
+  CHECK(plan.note.empty());
+}
+
+TEST_CASE("a GPU that cannot be used never makes it the CPU silently") {
+  HostFacts facts = Gpus(2);
+  facts.uvm_node = false;
+  const auto plan = Plan(Program({"sh"}), facts);
+  REQUIRE(!plan);
+  CHECK(plan.error().code == ExitCode::kMissing);
+  CHECK(plan.error().Text() ==
+        "error: the NVIDIA driver is loaded, but /dev/nvidia-uvm is missing\n"
+        "  sudo nvidia-modprobe -u -c=0\n"
+        "  in a container: start it with its GPUs (docker run --gpus all)\n");
+  LaunchOptions options = Program({"sh"});
+  options.processes = 3;  // said by the user, so it is no silence
+  CHECK(Plan(options, facts).value().ranks.size() == 3);
+  CHECK_FALSE(Plan(options, facts).value().on_gpus);
+}
+
+TEST_CASE("a script runs in Python, a module too, and a program as it is") {
+  const Scratch scratch;
+  const std::string python = scratch / "python9";
+  const std::string script = scratch / "train.py";
+  REQUIRE(WriteFileAtomic(python, "#!/bin/sh\n", 0755));
+  REQUIRE(WriteFileAtomic(script, "", 0644));
+  const Environment env{{"PYTHON", python}};
+  using Words = std::vector<std::string>;
+
+  LaunchOptions options = Program({script, "--lr", "1"});
+  LaunchPlan plan = Plan(options, Cpu(8), env).value();
+  CHECK(plan.program == python);
+  CHECK(plan.argv == Words{python, "-u", script, "--lr", "1"});
+
+  options = Program({"torch.utils.bottleneck", "x.py"});
+  options.module = true;
+  CHECK(Plan(options, Cpu(8), env).value().argv ==
+        Words{python, "-u", "-m", "torch.utils.bottleneck", "x.py"});
+
+  options = Program({script});
+  options.no_python = true;
+  CHECK(ErrorText(options) == "error: " + script +
+                                  " is not an executable file\n"
+                                  "  Make it one (chmod +x " +
+                                  script + "), or name a .py script.\n");
+  REQUIRE(chmod(script.c_str(), 0755) == 0);
+  plan = Plan(options).value();
+  CHECK(plan.program == script);
+  CHECK(plan.argv == Words{script});
+}
+
+TEST_CASE("errors of a launch before it starts") {
+  const Scratch scratch;
+  const std::string here = fs::canonical(scratch.path());
+  const Directory directory(here);
+  REQUIRE(WriteFileAtomic("mine", "#!/bin/sh\n", 0755));
+  REQUIRE(WriteFileAtomic("train.py", "", 0644));
+  CHECK(ErrorText(Program({})) ==
+        "error: nothing to launch\n"
+        "  Name a script or a program: envkit launch train.py\n");
+  CHECK(ErrorText(Program({"envkit-no-such"})) ==
+        "error: there is no program envkit-no-such on PATH\n"
+        "  Check the name, or give the path to it.\n");
+  CHECK(ErrorText(Program({"mine"})) ==
+        "error: there is no program mine on PATH\n"
+        "  For the file in this directory, say ./mine\n");
+  CHECK(ErrorText(Program({"./no-such"})) ==
+        "error: there is no program ./no-such\n"
+        "  Check the path.\n");
+  CHECK(ErrorText(Program({"/etc/passwd"})) ==
+        "error: /etc/passwd is not an executable file\n"
+        "  Make it one (chmod +x /etc/passwd), or name a .py script.\n");
+  CHECK(ErrorText(Program({"no-such.py"})) ==
+        "error: cannot read the script no-such.py: no such file\n"
+        "  Looked for it from " +
+            here + "\n");
+  CHECK(Plan(Program({"no-such.py"})).error().code == ExitCode::kUsage);
+  CHECK(ErrorText(Program({"train.py"}), Cpu(8), {{"PYTHON", "python-none"}}) ==
+        "error: train.py needs Python, and python-none cannot be run\n"
+        "  Install python3 or name an interpreter in PYTHON; for a program that is not Python, "
+        "say --no-python.\n");
+  CHECK(Plan(Program({"train.py"}), Cpu(8), {{"PYTHON", "python-none"}}).error().code ==
+        ExitCode::kMissing);
+}
+
+TEST_CASE("where the logs go") {
+  const Scratch scratch;
+  const fs::path here = fs::canonical(scratch.path());
+  const Directory directory(here);
+  LaunchOptions options = Program({"sh"});
+  options.log_dir = "x/../logs";
+  CHECK(Plan(options).value().log_dir == here / "logs");
+  CHECK(Plan(options).value().new_run_directory.empty());
+
+  options.log_dir.clear();
+  CHECK(Plan(options, Cpu(8), {{"ENVKIT_RUN_DIR", "/run/7"}}).value().log_dir == "/run/7/log");
+
+  const fs::path first = here / ".envkit/runs/20260701T123005Z-launch";
+  LaunchPlan plan = Plan(options).value();
+  CHECK(plan.new_run_directory == first);
+  CHECK(plan.log_dir == first / "log");
+  CHECK(plan.env.front() == std::pair<std::string, std::string>("ENVKIT_RUN_DIR", first));
+  CHECK_FALSE(fs::exists(here / ".envkit"));  // a plan changes nothing
+
+  fs::create_directories(first);
+  CHECK(Plan(options).value().new_run_directory == first.string() + "-2");
+}
+
+TEST_CASE("how long ranks have to stop") {
+  using namespace std::chrono_literals;
+  LaunchOptions options = Program({"sh"});
+  CHECK(Plan(options).value().grace == 25s);
+  CHECK(Plan(options).value().failure_grace == 5s);
+  options.grace = 0.25;
+  CHECK(Plan(options).value().grace == 250ms);
+  CHECK(Plan(options).value().failure_grace == 250ms);
+}
+
+TEST_CASE("later variables replace earlier ones") {
+  CHECK(MergedEnvironment({{"A", "1"}, {"B", "2"}}, {{{"B", "3"}, {"C", "4"}}, {{"C", "5=6"}}}) ==
+        std::vector<std::string>{"A=1", "B=3", "C=5=6"});
+  REQUIRE(setenv("ENVKIT_TEST_OWN", "a=b", 1) == 0);
+  CHECK(OwnEnvironment().at("ENVKIT_TEST_OWN") == "a=b");
+  unsetenv("ENVKIT_TEST_OWN");
+}
+
+}  // namespace envkit
