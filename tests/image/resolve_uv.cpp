@@ -169,6 +169,26 @@ TEST_CASE("what can go wrong with uv says so") {
         "  Check the network, or install uv, or name your index: UV_DEFAULT_INDEX, uv.toml or "
         "pip.conf.\n");
   CHECK(work.Ensure().error().code == ExitCode::kMissing);
+  // Retries say one thing five times; its reason is shown once, and the proxy without its password.
+  work.Write("pip.fails",
+             "WARNING: Retrying (Retry(total=1)) after connection broken by 'ProxyError('Cannot "
+             "connect to proxy.', NewConnectionError('<pip.HTTPSConnection object at 0x7f>: Failed "
+             "to establish a new connection: [Errno 111] Connection refused'))': /simple/uv/\n"
+             "WARNING: Retrying (Retry(total=0)) after connection broken by 'ProxyError('Cannot "
+             "connect to proxy.', NewConnectionError('<pip.HTTPSConnection object at 0x7e>: Failed "
+             "to establish a new connection: [Errno 111] Connection refused'))': /simple/uv/\n"
+             "ERROR: No matching distribution found for uv==9.9.9\n");
+  setenv("https_proxy", "http://ana:secret@127.0.0.1:9", 1);
+  const std::string refused = work.Failure();
+  unsetenv("https_proxy");
+  CHECK(refused ==
+        "error: fetching uv, which resolves Python packages: pip could not fetch "
+        "uv-9.9.9-py3-none-any.whl\n"
+        "ProxyError('Cannot connect to proxy.', NewConnectionError('Failed to establish a new "
+        "connection: [Errno 111] Connection refused'))\n"
+        "  The proxy is http://127.0.0.1:9 (https_proxy).\n"
+        "  Check the network, or install uv, or name your index: UV_DEFAULT_INDEX, uv.toml or "
+        "pip.conf.\n");
   fs::remove(work.scratch / "pip.fails");
 
   const std::string pinned = work.sha256;

@@ -45,24 +45,30 @@ def processes_left():
     return left
 
 
+def forget_builds():
+    """All but the downloads, so that the next run builds."""
+    for folder in ("layers", "keys", "images", "plans", "roots", "data"):
+        shutil.rmtree(store / folder, ignore_errors=True)
+
+
 arguments = [support.ENVKIT, "run", "train", "--engine", "oci", "--variant", "cpu", "--", "--set",
              "max_steps=150", "--set", "checkpoint_every=10"]
-if (support.STORE / "cache" / "downloads").exists() and kills <= 3:
+if (support.STORE / "downloads").exists() and kills <= 3:
     # A short run need not fetch half a gigabyte for each kill: most of the downloads are there.
-    shutil.copytree(support.STORE / "cache" / "downloads", store / "cache" / "downloads")
-    for path in sorted((store / "cache" / "downloads").glob("*"))[::7]:
+    shutil.copytree(support.STORE / "downloads", store / "downloads")
+    for path in sorted((store / "downloads").glob("*"))[::7]:
         shutil.rmtree(path)
 
 for number in range(kills):
     phase = ["download", "build", "training"][number % 3]
     if phase == "download":
-        names = sorted((store / "cache" / "downloads").glob("*")) if store.exists() else []
+        names = sorted((store / "downloads").glob("*")) if store.exists() else []
         for path in rng.sample(names, len(names) // 3):
             shutil.rmtree(path)
-        shutil.rmtree(store / "data", ignore_errors=True)
+        forget_builds()
         delay = rng.uniform(0, 8)
     elif phase == "build":
-        shutil.rmtree(store / "data", ignore_errors=True)
+        forget_builds()
         delay = rng.uniform(0, 100)
     else:
         delay = rng.uniform(0, 8)
@@ -83,7 +89,7 @@ for number in range(kills):
     support.envkit(*arguments[1:], *resume, project=project, store=store, quiet=True)
     support.check(support.summary(project)["exit_code"] == 0, "the next run did not complete")
 
-stale = list((store / "data" / "tmp").glob("*")) if (store / "data" / "tmp").exists() else []
+stale = list((store / "tmp").glob("*"))
 support.check(not stale, f"left in the store's tmp: {stale}")
 shutil.rmtree(store, ignore_errors=True)
 shutil.rmtree(project, ignore_errors=True)

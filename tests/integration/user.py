@@ -42,8 +42,8 @@ for folder in ("images", "runtime", "toolkit"):
     shutil.copytree(support.SOURCE / folder, place / "share" / "envkit" / folder)
 project = support.new_project(place / "project")
 store = home / "store"
-if not (store / "cache" / "downloads").exists() and (support.STORE / "cache" / "downloads").exists():
-    shutil.copytree(support.STORE / "cache" / "downloads", store / "cache" / "downloads")
+if not (store / "downloads").exists() and (support.STORE / "downloads").exists():
+    shutil.copytree(support.STORE / "downloads", store / "downloads")
 subprocess.run(["chown", "-R", f"{user.pw_uid}:{user.pw_gid}", place, store], check=True)
 
 program = str(place / "bin" / "envkit")
@@ -61,7 +61,6 @@ support.check(f"{user.pw_uid}\n{user.pw_gid}" in done.stdout, "another uid or gi
 support.check((project / "made-inside").stat().st_uid == user.pw_uid, "made-inside is not the user's")
 
 # Root's image and the user's image of the same lock are the same bits.
-images = [subprocess.run, as_user]
 mine = support.envkit("build", "--variant", "cpu", "--json", project=support.new_project()).stdout
 theirs = as_user([program, "build", "--variant", "cpu", "--json"], project, **env).stdout
 import json  # noqa: E402

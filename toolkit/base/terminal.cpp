@@ -114,7 +114,8 @@ struct Progress::State {
   void Sample(Clock::time_point now) {
     if (!samples.empty() && now - samples.back().first < kRedrawEvery) return;
     samples.emplace_back(now, done);
-    while (samples.size() > 2 && Seconds(now - samples.front().first) > kRateWindow) {
+    // A network's speed now is what counts; files take as long as they take, so all of them do.
+    while (unit == "B" && samples.size() > 2 && Seconds(now - samples.front().first) > kRateWindow) {
       samples.pop_front();
     }
   }

@@ -6,7 +6,10 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <cstdlib>
 #include <ctime>
+#include <regex>
+#include <sstream>
 #include <system_error>
 #include <tuple>
 
@@ -71,6 +74,36 @@ std::string UvVersion(const fs::path& program) {
   return result->out.substr(3, result->out.find_first_of(" \n", 3) - 3);
 }
 
+// What pip said, less its retries: of five warnings with a Python object's address each, the
+// reason.
+std::string PipWords(const std::string& said) {
+  static const std::regex kObject("'<[^>]*>: ");
+  std::string reason, errors;
+  std::istringstream lines(said);
+  for (std::string line; std::getline(lines, line);) {
+    const std::string_view broken = "after connection broken by '";
+    const std::size_t at = line.find(broken), end = line.rfind("': /");
+    if (at != std::string::npos && end != std::string::npos && end > at) {
+      reason = std::regex_replace(line.substr(at + broken.size(), end - at - broken.size()),
+                                  kObject, "'");
+    } else if (!line.empty()) {
+      errors += (errors.empty() ? "" : "\n") + line;
+    }
+  }
+  return reason.empty() ? errors : reason;
+}
+
+// The proxy that pip was told to use is the first suspect when nothing answers.
+std::string ProxyText() {
+  for (const char* name : {"https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"}) {
+    const char* value = std::getenv(name);
+    if (value != nullptr && *value != '\0') {
+      return fmt::format("The proxy is {} ({}).\n", RedactUrl(value), name);
+    }
+  }
+  return "";
+}
+
 // pip verifies the hash too, but the file is ours only once we have.
 Result<void> FetchWithPip(const PinnedUv& pin, const fs::path& file, const Store& store) {
   ENVKIT_TRY(const WorkDirectory work, WorkDirectory::Make(store));
@@ -106,9 +139,8 @@ Result<void> FetchWithPip(const PinnedUv& pin, const fs::path& file, const Store
                    next);
   }
   if (result->exit_code != 0) {
-    std::string words = result->err;
-    while (!words.empty() && words.back() == '\n') words.pop_back();
-    return Missing(fmt::format("pip could not fetch {}\n{}", pin.wheel.name, words), next);
+    return Missing(fmt::format("pip could not fetch {}\n{}", pin.wheel.name, PipWords(result->err)),
+                   ProxyText() + next);
   }
   const fs::path fetched = work.path() / "pip" / pin.wheel.name;
   ENVKIT_TRY(const std::string content, ReadFile(fetched));

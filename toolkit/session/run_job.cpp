@@ -52,7 +52,7 @@ RunSetting SettingOf(const Terminal& terminal) {
 
 std::string Thousands(double number) {
   std::string text = fmt::format("{:.0f}", number);
-  for (std::size_t at = text.size(); at > 3; at -= 3) text.insert(at - 3, 1, ',');
+  for (std::size_t at = text.size(); at > 3; at -= 3) text.insert(at - 3, ",");
   return text;
 }
 
@@ -135,13 +135,12 @@ Result<Prepared> Prepare(const fs::path& directory, const RunRequest& request,
   if (setting.variant.empty()) {
     ENVKIT_TRY(setting.variant, ChooseVariant(env.project, facts, setting.variant_why));
   }
-  if (show_only) {
-    ENVKIT_TRY(const ImagePlan plan,
-               PlanImage(env.project, env.lock, env.recipes, profile, setting.variant));
-    ENVKIT_TRY(prepared.image, FindImage(plan, env.store));
-    setting.image.name = fmt::format("{}:{}-{}", env.project.name, profile, setting.variant);
-    if (!prepared.image) setting.variant_why += "; not built yet: envkit build";
-  } else {
+  ENVKIT_TRY(const ImagePlan plan,
+             PlanImage(env.project, env.lock, env.recipes, profile, setting.variant));
+  ENVKIT_TRY(prepared.image, FindImage(plan, env.store));
+  setting.image.name = fmt::format("{}:{}-{}", env.project.name, profile, setting.variant);
+  if (!prepared.image && show_only) setting.variant_why += "; not built yet: envkit build";
+  if (!prepared.image && !show_only) {
     ENVKIT_TRY(prepared.image, BuildImage(env.project, env.lock, env.recipes, profile,
                                           setting.variant, env.store, RunInBuildSandbox, terminal));
   }
