@@ -73,7 +73,9 @@ std::string Quoted(std::string_view text) {
 Result<TrainConfig> LoadConfig(const std::filesystem::path& file,
                                const std::vector<std::string>& settings) {
   std::ifstream in(file, std::ios::binary);
-  if (!in)
+  // A directory can be opened; reading it is what fails.
+  if (in) in.peek();
+  if (!in && !in.eof())
     return Usage(ErrnoText("open " + file.string()),
                  "name the trainer's configuration with --config FILE");
   const std::string text{std::istreambuf_iterator<char>(in), {}};

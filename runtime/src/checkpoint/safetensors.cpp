@@ -73,11 +73,14 @@ Entry ParseEntry(const std::filesystem::path& file, const std::string& name, con
   entry.type = known->type;
   std::uint64_t bytes = c10::elementSize(entry.type);
   if (!shape.is_array() || shape.size() > 64) bad("impossible shape");
+  std::int64_t stride = 1;  // which LibTorch computes from extents of 0 too
   for (const Json& extent : shape) {
     if (!extent.is_number_unsigned() || extent.get<std::uint64_t>() > INT64_MAX)
       bad("impossible shape");
     entry.shape.push_back(static_cast<std::int64_t>(extent.get<std::uint64_t>()));
-    if (__builtin_mul_overflow(bytes, extent.get<std::uint64_t>(), &bytes)) bad("impossible shape");
+    if (__builtin_mul_overflow(bytes, extent.get<std::uint64_t>(), &bytes) ||
+        __builtin_mul_overflow(stride, std::max<std::int64_t>(1, entry.shape.back()), &stride))
+      bad("impossible shape");
   }
   if (!offsets.is_array() || offsets.size() != 2 || !offsets[0].is_number_unsigned() ||
       !offsets[1].is_number_unsigned())

@@ -1,0 +1,182 @@
+// train.toml: what is read, and what is said about what cannot be.
+#include "config.h"
+
+#include "helpers.h"
+
+namespace envkit {
+namespace {
+
+struct File {
+  explicit File(const std::string& text) { WriteFile(scratch / "train.toml", text); }
+  Result<TrainConfig> Load(const std::vector<std::string>& settings = {}) const {
+    return LoadConfig(scratch / "train.toml", settings);
+  }
+  // The error's text, with nothing of this machine in it.
+  std::string Text(const std::vector<std::string>& settings = {}) const {
+    const auto config = Load(settings);
+    if (config) return "(no error)";
+    CHECK(config.error().code == ExitCode::kUsage);
+    std::string text = config.error().Text();
+    const std::string folder = scratch.path().string() + "/";
+    for (std::size_t at; (at = text.find(folder)) != std::string::npos;)
+      text.erase(at, folder.size());
+    return text;
+  }
+  Scratch scratch;
+};
+
+TEST_CASE("config: everything that a file may say") {
+  const auto config = File(R"(seed = 5
+epochs = 6
+max_steps = 7
+global_batch = 8
+log_every = 9
+checkpoint_every = 0
+keep_checkpoints = 11
+device = "cpu"
+[optimizer]
+name = "adamw"
+learning_rate = 1
+weight_decay = 0.5
+[schedule]
+name = "cosine"
+warmup_steps = 12
+[data]
+kind = "mnist"
+dir = "somewhere"
+max_shift = 1.5
+max_rotation = 2.5
+max_scaling = 0.5
+[model]
+kind = "cnn"
+)")
+                          .Load();
+  REQUIRE(config);
+  CHECK(config->seed == 5);
+  CHECK(config->epochs == 6);
+  CHECK(config->max_steps == 7);
+  CHECK(config->global_batch == 8);
+  CHECK(config->log_every == 9);
+  CHECK(config->checkpoint_every == 0);
+  CHECK(config->keep_checkpoints == 11);
+  CHECK(config->device == "cpu");
+  CHECK(config->optimizer.learning_rate == 1.0);
+  CHECK(config->optimizer.weight_decay == 0.5);
+  CHECK(config->schedule.warmup_steps == 12);
+  CHECK(config->data.directory == "somewhere");
+  CHECK(config->data.max_shift == 1.5);
+  CHECK(config->data.max_rotation == 2.5);
+  CHECK(config->data.max_scaling == 0.5);
+  const auto defaults = File("").Load();
+  REQUIRE(defaults);
+  CHECK(defaults->global_batch == 128);
+  CHECK(defaults->device == "auto");
+}
+
+TEST_CASE("config: all problems of a file at once, where they are") {
+  CHECK(File(R"(epochs = 0
+global_bacth = 64
+device = "gpu"
+
+[optimizer]
+learning_rate = "fast"
+momentum = 0.9
+)")
+            .Text() == R"(train.toml:1:10: error: epochs: 0 is out of range; it is from 1 to 1000000
+    1 | epochs = 0
+      |          ^
+train.toml:2:1: error: unknown key "global_bacth"
+    2 | global_bacth = 64
+      | ^^^^^^^^^^^^
+  did you mean "global_batch"?
+train.toml:3:10: error: device is auto, cpu or cuda, not "gpu"
+    3 | device = "gpu"
+      |          ^^^^^
+  did you mean "cpu"?
+train.toml:6:17: error: learning_rate: expected a number, got a string
+    6 | learning_rate = "fast"
+      |                 ^^^^^^
+train.toml:7:1: error: unknown key "momentum" in [optimizer]
+    7 | momentum = 0.9
+      | ^^^^^^^^
+  known here: name, learning_rate and weight_decay
+)");
+}
+
+TEST_CASE("config: values of a wrong type or out of range") {
+  CHECK(File("data = 1\n").Text() ==
+        R"(train.toml:1:8: error: data: expected a table, got an integer
+    1 | data = 1
+      |        ^
+)");
+  CHECK(File("[optimizer]\nlearning_rate = nan\n").Text() ==
+        R"(train.toml:2:17: error: learning_rate: nan is out of range; it is from 0 to 1000
+    2 | learning_rate = nan
+      |                 ^^^
+)");
+  CHECK(File("[data]\ndir = 5\n").Text() ==
+        R"(train.toml:2:7: error: dir: expected a string, got an integer
+    2 | dir = 5
+      |       ^
+  write dir = "5"
+)");
+  // The rest of these is toml++'s own words.
+  CHECK(File("seed = 1\nepochs = three\n")
+            .Text()
+            .starts_with("train.toml:2:11: error: not valid TOML: "));
+}
+
+TEST_CASE("config: --set goes over the file") {
+  const File file("epochs = 4\n[data]\ndir = \"there\"\n");
+  const auto config = file.Load({"epochs=2", "optimizer.learning_rate=0.5", "data.dir=/some/where",
+                                 "device=cpu", "seed=3", "seed=4", R"(model.kind="cnn")"});
+  REQUIRE(config);
+  CHECK(config->epochs == 2);
+  CHECK(config->optimizer.learning_rate == 0.5);
+  CHECK(config->data.directory == "/some/where");
+  CHECK(config->device == "cpu");
+  CHECK(config->seed == 4);
+  CHECK(file.Load({R"(data.dir=C:\a "b")"})->data.directory == R"(C:\a "b")");
+  CHECK(file.Load({"data.dir="})->data.directory.empty());
+  CHECK(file.Load({"data.dir=a=b"})->data.directory == "a=b");
+
+  const std::string shape = "wants KEY=VALUE\n  for example --set epochs=1\n";
+  CHECK(file.Text({"epochs"}) == "error: --set epochs: " + shape);
+  CHECK(file.Text({"=1"}) == "error: --set =1: " + shape);
+  CHECK(file.Text({"epochs=many"}) ==
+        R"(--set:1:10: error: epochs: expected an integer, got a string
+    1 | epochs = "many"
+      |          ^^^^^^
+)");
+  CHECK(file.Text({"seed=1", "epoch=2"}) == R"(--set:1:1: error: unknown key "epoch"
+    1 | epoch = 2
+      | ^^^^^
+  did you mean "epochs"?
+)");
+  CHECK(file.Text({"optimizer.learning_rate=-1"}) ==
+        R"(--set:1:27: error: learning_rate: -1 is out of range; it is from 0 to 1000
+    1 | optimizer.learning_rate = -1
+      |                           ^^
+)");
+  CHECK(file.Text({"a b=1"}).starts_with("--set:1:3: error: not valid TOML: "));
+  CHECK(File("epochs = 0\n").Text({"epochs=1"}).starts_with("train.toml:1:10: error: "));
+}
+
+TEST_CASE("config: files that are not there, or are none") {
+  const Scratch scratch;
+  const auto text = [](const std::filesystem::path& file) {
+    const auto config = LoadConfig(file, {});
+    REQUIRE(!config);
+    CHECK(config.error().code == ExitCode::kUsage);
+    return config.error().Text();
+  };
+  CHECK(text(scratch / "none") == "error: open " + (scratch / "none").string() +
+                                      ": No such file or directory\n"
+                                      "  name the trainer's configuration with --config FILE\n");
+  CHECK(text(scratch.path()) == "error: open " + scratch.path().string() +
+                                    ": Is a directory\n"
+                                    "  name the trainer's configuration with --config FILE\n");
+}
+
+}  // namespace
+}  // namespace envkit
