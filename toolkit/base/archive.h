@@ -1,5 +1,6 @@
 // Archives read defensively: absolute names, "..", and anything that would leave the destination
-// through a symlink are errors (libarchive for tar, libzip for zip, since wheels need random access).
+// through a symlink are errors (libarchive for tar, libzip for zip, since wheels need random
+// access).
 #pragma once
 
 #include <cstdint>
@@ -14,7 +15,8 @@
 
 namespace envkit {
 
-// True for a relative path that stays below its root: no "..", no leading "/", no NUL, no empty part.
+// True for a relative path that stays below its root: no "..", no leading "/", no NUL, no empty
+// part.
 bool IsSafeRelativePath(std::string_view path);
 
 using ByteSink = std::function<Result<void>(const char* data, std::size_t size)>;
@@ -45,7 +47,8 @@ struct TarOptions {
   std::function<bool(std::string_view path)> keep;
 };
 // Unpacks a tar (any compression libarchive knows) below DESTINATION. Ownership is the caller's,
-// modes are kept (directories stay accessible to the owner), hard links become links, mtimes are set to `mtime`.
+// modes are kept (directories stay accessible to the owner), hard links become links, mtimes are
+// set to `mtime`.
 Result<void> ExtractTar(const std::filesystem::path& archive,
                         const std::filesystem::path& destination, std::int64_t mtime,
                         const TarOptions& options = {});

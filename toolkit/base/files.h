@@ -10,8 +10,8 @@
 
 namespace envkit {
 
-// The error of a failed system call on FILE: "writing FILE: <strerror>". ENOSPC and EDQUOT give "the
-// disk is full" with the path's file system and its free bytes (kMissing).
+// The error of a failed system call on FILE: "writing FILE: <strerror>". ENOSPC and EDQUOT give
+// "the disk is full" with the path's file system and its free bytes (kMissing).
 Unexpected FileFailure(std::string_view doing, const std::filesystem::path& file, int error);
 
 Result<std::string> ReadFile(const std::filesystem::path& file);

@@ -23,11 +23,12 @@ enum class ExitCode : int {
 
 struct Error {
   ExitCode code = ExitCode::kFailed;
-  std::string what;                // what happened, one or more lines, no final newline
-  std::string next;                // what to do next; empty where there is nothing honest to say
-  std::vector<std::string> doing;  // innermost first: "unpacking torch-2.15.0…", "building the image"
-  // For errors that carry their own complete layout (diagnostics with file:line:column and a caret):
-  // printed as they are, without "error: ".
+  std::string what;  // what happened, one or more lines, no final newline
+  std::string next;  // what to do next; empty where there is nothing honest to say
+  std::vector<std::string>
+      doing;  // innermost first: "unpacking torch-2.15.0…", "building the image"
+  // For errors that carry their own complete layout (diagnostics with file:line:column and a
+  // caret): printed as they are, without "error: ".
   bool preformatted = false;
 
   // "error: building the image: unpacking torch: <what>\n  <next, indented by two>\n"
@@ -38,8 +39,7 @@ template <class T>
 using Result = tl::expected<T, Error>;
 using Unexpected = tl::unexpected<Error>;
 
-inline Unexpected Fail(std::string what, std::string next = "",
-                       ExitCode code = ExitCode::kFailed) {
+inline Unexpected Fail(std::string what, std::string next = "", ExitCode code = ExitCode::kFailed) {
   return Unexpected(Error{code, std::move(what), std::move(next), {}, false});
 }
 inline Unexpected Usage(std::string what, std::string next = "") {
@@ -56,16 +56,17 @@ inline Unexpected Wrap(Error error, std::string doing) {
 // "<call>: <strerror(errno)>"; reads errno at the call.
 std::string ErrnoText(std::string_view call);
 
-// ENVKIT_TRY(auto x, Call()) declares x or returns the error; ENVKIT_CHECK(Call()) for Result<void>.
+// ENVKIT_TRY(auto x, Call()) declares x or returns the error; ENVKIT_CHECK(Call()) for
+// Result<void>.
 #define ENVKIT_CONCAT_(a, b) a##b
 #define ENVKIT_CONCAT(a, b) ENVKIT_CONCAT_(a, b)
-#define ENVKIT_TRY_(tmp, decl, ...)                              \
-  auto tmp = (__VA_ARGS__);                                      \
-  if (!tmp) return ::tl::unexpected(std::move(tmp).error());     \
+#define ENVKIT_TRY_(tmp, decl, ...)                          \
+  auto tmp = (__VA_ARGS__);                                  \
+  if (!tmp) return ::tl::unexpected(std::move(tmp).error()); \
   decl = std::move(*tmp)
 #define ENVKIT_TRY(decl, ...) ENVKIT_TRY_(ENVKIT_CONCAT(try_, __LINE__), decl, __VA_ARGS__)
-#define ENVKIT_CHECK(...)                                                         \
-  do {                                                                            \
+#define ENVKIT_CHECK(...)                                                                         \
+  do {                                                                                            \
     if (auto check_ = (__VA_ARGS__); !check_) return ::tl::unexpected(std::move(check_).error()); \
   } while (false)
 

@@ -115,7 +115,8 @@ struct Progress::State {
     if (!samples.empty() && now - samples.back().first < kRedrawEvery) return;
     samples.emplace_back(now, done);
     // A network's speed now is what counts; files take as long as they take, so all of them do.
-    while (unit == "B" && samples.size() > 2 && Seconds(now - samples.front().first) > kRateWindow) {
+    while (unit == "B" && samples.size() > 2 &&
+           Seconds(now - samples.front().first) > kRateWindow) {
       samples.pop_front();
     }
   }

@@ -323,8 +323,8 @@ std::optional<Located<double>> TomlTable::Number(std::string_view key, double le
   }
   const TomlSpan at = document_->state_->Span(node->source());
   if (!(*number >= least && *number <= most)) {
-    document_->Report(at, fmt::format("{}: {} is out of range; it is from {} to {}", key, *number,
-                                      least, most));
+    document_->Report(
+        at, fmt::format("{}: {} is out of range; it is from {} to {}", key, *number, least, most));
     return std::nullopt;
   }
   return Located<double>{*number, at};

@@ -1,5 +1,6 @@
-// How a subcommand is made: one file in this folder with one function that returns a Command, listed
-// in commands.cpp. SETUP adds the options to its CLI::App and returns what to do once they are parsed.
+// How a subcommand is made: one file in this folder with one function that returns a Command,
+// listed in commands.cpp. SETUP adds the options to its CLI::App and returns what to do once they
+// are parsed.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -15,7 +16,7 @@ namespace envkit {
 
 struct Context {
   Terminal& terminal;
-  std::filesystem::path directory;      // -C DIR, else the current directory
+  std::filesystem::path directory;  // -C DIR, else the current directory
   bool json = false;
   std::vector<std::string> passthrough;  // what followed "--" on the command line
 };

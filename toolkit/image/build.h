@@ -1,5 +1,5 @@
-// `envkit build`: Project + Lock → ImagePlan → store → Image. Never resolves. Killed at any moment it
-// leaves nothing that a later build trusts; layers that were finished are reused.
+// `envkit build`: Project + Lock → ImagePlan → store → Image. Never resolves. Killed at any moment
+// it leaves nothing that a later build trusts; layers that were finished are reused.
 #pragma once
 
 #include <cstdint>
@@ -20,12 +20,12 @@ namespace envkit {
 
 // One layer before it exists. KEY is the sha256 of everything that shapes it.
 struct LayerPlan {
-  std::string what;   // "debian", "torch", "nvidia-cudnn-cu13", "libraries-3", "runtime", "recipe"
-  std::string kind;   // os | wheel | runtime | recipe
+  std::string what;  // "debian", "torch", "nvidia-cudnn-cu13", "libraries-3", "runtime", "recipe"
+  std::string kind;  // os | wheel | runtime | recipe
   std::string key;
-  std::int64_t mtime = 0;  // of every file in it
-  std::string site;        // where wheels go, without a leading slash
-  std::vector<LockedWheel> wheels;                // kind wheel; runtime: what it is compiled against
+  std::int64_t mtime = 0;           // of every file in it
+  std::string site;                 // where wheels go, without a leading slash
+  std::vector<LockedWheel> wheels;  // kind wheel; runtime: what it is compiled against
   std::vector<std::vector<std::string>> members;  // per wheel; empty: all of it
   std::vector<LockedDeb> debs;                    // kind os; runtime: the builder's
 };
@@ -71,18 +71,14 @@ struct BuildReport {
 // Builds what is missing. system_policy = "refresh": debs that are gone re-lock the Debian part,
 // print the diff and rewrite envkit.lock; "pinned": an error that names both ways out.
 Result<Image> BuildImage(const Project& project, const Lock& lock, const Recipes& recipes,
-                         const std::string& profile, const std::string& variant,
-                         const Store& store, const RunInRoot& run, Terminal& terminal,
-                         BuildReport* report = nullptr);
+                         const std::string& profile, const std::string& variant, const Store& store,
+                         const RunInRoot& run, Terminal& terminal, BuildReport* report = nullptr);
 
 // The trees of the builder: Debian with compilers, and torch with its headers at the image's own
 // place. Lowest first.
-Result<std::vector<std::filesystem::path>> EnsureBuilderRoot(const Project& project,
-                                                             const Lock& lock,
-                                                             const Recipes& recipes,
-                                                             const std::string& variant,
-                                                             const Store& store,
-                                                             Terminal& terminal);
+Result<std::vector<std::filesystem::path>> EnsureBuilderRoot(
+    const Project& project, const Lock& lock, const Recipes& recipes, const std::string& variant,
+    const Store& store, Terminal& terminal);
 
 // A data artefact, fetched, verified and unpacked: the directory to mount. User paths are checked.
 Result<std::filesystem::path> EnsureData(const Project& project, const DataArtefact& data,

@@ -1,5 +1,5 @@
-// The image profiles as data: images/profiles/*.toml. What they ask of Debian and of the Python index
-// goes into the lock; what they select out of the wheels shapes the layers.
+// The image profiles as data: images/profiles/*.toml. What they ask of Debian and of the Python
+// index goes into the lock; what they select out of the wheels shapes the layers.
 #pragma once
 
 #include <filesystem>
@@ -31,7 +31,8 @@ Result<Recipes> LoadRecipes(const std::filesystem::path& directory);
 // Over what influences the lock (debian, requirements), so that other edits do not make it stale.
 std::string RecipesDigest(const Recipes& recipes);
 
-// images/ and runtime/ of this envkit: $ENVKIT_SHARE, else <directory of the program>/../share/envkit.
+// images/ and runtime/ of this envkit: $ENVKIT_SHARE, else <directory of the
+// program>/../share/envkit.
 Result<std::filesystem::path> ShareDirectory();
 
 }  // namespace envkit
