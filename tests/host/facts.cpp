@@ -33,6 +33,7 @@ TEST_CASE("a machine without an NVIDIA GPU") {
   CHECK(facts.numa_nodes == 1);
   CHECK(facts.memory_bytes == 16384000ull * 1024);
   CHECK(facts.shm_bytes == 8192000ull * 1024);
+  CHECK(facts.may_raise_limits);
   CHECK(facts.hostname == "laptop");
   CHECK(facts.kernel == "6.1.0-25-amd64");
   CHECK(JudgeGpus(facts).state == GpuState::kNone);
@@ -130,7 +131,8 @@ TEST_CASE("limits of the own cgroup and of those above it") {
   CHECK(facts.cpus == 3);  // 2.5 of them
   CHECK(facts.memory_bytes == 4294967296ull);
 
-  facts = Probe("container-cgroup1");  // its path is the host's: the container sees its own root
+  facts = Probe("container-cgroup1");   // its path is the host's: the container sees its own root
+  CHECK_FALSE(facts.may_raise_limits);  // CAP_SYS_RESOURCE is not in CapBnd
   CHECK(facts.cpus == 3);
   CHECK(facts.memory_bytes == 2147483648ull);
 }

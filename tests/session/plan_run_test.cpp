@@ -191,6 +191,19 @@ TEST_CASE("the record is mounted where the project's directory is not") {
   }));
 }
 
+TEST_CASE("locked memory is not raised where nobody may raise a limit") {
+  World world;
+  auto plan = world.Plan(Train());
+  REQUIRE(plan);
+  CHECK(PlanText(*plan).find("--ulimit memlock=-1") != std::string::npos);
+  world.facts.may_raise_limits = false;
+  plan = world.Plan(Train());
+  REQUIRE(plan);
+  const std::string text = PlanText(*plan);
+  CHECK(text.find("  no --ulimit memlock=-1") != std::string::npos);
+  CHECK(text.find("--ulimit memlock=-1") == text.rfind("--ulimit memlock=-1"));
+}
+
 TEST_CASE("data is mounted read-only") {
   World world("[data.mnist]\npath = \".\"\nmount = \"/data/mnist\"\n");
   world.setting.data["mnist"] = "/store/data/1";

@@ -303,7 +303,8 @@ std::vector<std::string> DockerArgv(const RunPlan& plan) {
   if (plan.network == "host") add({"--network=host"});
   if (!plan.hostname.empty())
     add({"--hostname", plan.hostname, "--add-host", plan.hostname + ":127.0.1.1"});
-  add({"--ipc=private", "--shm-size=" + SizeText(plan.shm_bytes), "--ulimit", "memlock=-1"});
+  add({"--ipc=private", "--shm-size=" + SizeText(plan.shm_bytes)});
+  if (plan.unlimited_memlock) add({"--ulimit", "memlock=-1"});
   if (plan.memory_bytes) add({"--memory", SizeText(*plan.memory_bytes)});
   add({"--security-opt", "no-new-privileges", "--user", fmt::format("{}:{}", plan.uid, plan.gid)});
   for (const Mount& mount : plan.mounts) add({"-v", MountText(mount)});

@@ -44,8 +44,9 @@ struct RunPlan {
   std::vector<std::string> gpu_devices;  // CDI names or indices; empty with gpus: all
   std::uint64_t shm_bytes = 0;
   std::optional<std::uint64_t> memory_bytes;
-  std::string network = "host";  // host | private
-  bool terminal = false;         // a TTY on stdin and stdout
+  bool unlimited_memlock = true;  // what ranks may pin: NCCL, InfiniBand
+  std::string network = "host";   // host | private
+  bool terminal = false;          // a TTY on stdin and stdout
   std::vector<Reason> reasons;
 };
 

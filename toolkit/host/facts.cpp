@@ -239,6 +239,17 @@ void ProbeCpus(const fs::path& root, const std::set<int>& usable, const CgroupLi
   facts.numa_nodes = std::max(1, nodes);
 }
 
+// The bounding set, which a daemon of this machine shares with us.
+bool MayRaiseLimits(const fs::path& root) {
+  constexpr unsigned kSysResource = 24;
+  std::istringstream lines(Read(root / "proc/self/status"));
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.starts_with("CapBnd:")) continue;
+    return std::strtoull(line.c_str() + 7, nullptr, 16) >> kSysResource & 1;
+  }
+  return true;
+}
+
 std::string Nodes(const std::vector<std::string>& names) {
   std::string text;
   for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
@@ -263,6 +274,7 @@ HostFacts ProbeHost(const fs::path& root) {
   if (limits.memory && (!facts.memory_bytes || *limits.memory < *facts.memory_bytes))
     facts.memory_bytes = limits.memory;
   facts.shm_bytes = ShmSize(root, live);
+  facts.may_raise_limits = MayRaiseLimits(root);
   facts.hostname = ReadLine(root / "proc/sys/kernel/hostname");
   facts.kernel = ReadLine(root / "proc/sys/kernel/osrelease");
   return facts;

@@ -29,6 +29,9 @@ struct HostFacts {
   int numa_nodes = 1;
   std::optional<std::uint64_t> memory_bytes;  // the smaller of machine and cgroup limit
   std::optional<std::uint64_t> shm_bytes;     // size of /dev/shm
+  // False where CAP_SYS_RESOURCE was taken from all processes, as in some virtual machines and
+  // containers: then nobody raises a limit over its hard value, a daemon neither.
+  bool may_raise_limits = true;
   std::string hostname;
   std::string kernel;
 };

@@ -230,6 +230,12 @@ Result<RunPlan> PlanRun(const Project& project, const RunRequest& request,
     }
     plan.reasons.push_back({"--memory " + request.memory, "--memory"});
   }
+  plan.unlimited_memlock = facts.may_raise_limits;
+  if (!plan.unlimited_memlock) {
+    plan.reasons.push_back({"no --ulimit memlock=-1",
+                            "CAP_SYS_RESOURCE is missing on this machine: locked memory keeps its "
+                            "limit, which InfiniBand may find too small"});
+  }
   SetEnvironment(project, job, setting, plan);
   return plan;
 }

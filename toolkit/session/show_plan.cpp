@@ -67,6 +67,7 @@ nlohmann::ordered_json PlanToJson(const RunPlan& plan) {
   json["shm_bytes"] = plan.shm_bytes;
   json["memory_bytes"] = nullptr;
   if (plan.memory_bytes) json["memory_bytes"] = *plan.memory_bytes;
+  json["unlimited_memlock"] = plan.unlimited_memlock;
   json["network"] = plan.network;
   json["terminal"] = plan.terminal;
   json["reasons"] = nlohmann::ordered_json::array();
