@@ -36,7 +36,7 @@ for path in files:
 # A command is thin: one file, about 100 lines.
 for path in (support.SOURCE / "toolkit" / "commands").glob("*.cpp"):
     lines = len(path.read_text().splitlines())
-    if path.name not in ("commands.cpp", "completion.cpp"):
+    if path.name not in ("commands.cpp", "command_line.cpp", "completion.cpp"):
         support.check(lines <= 120, f"{path.name} has {lines} lines: move logic into a library")
 
 # Arrows between toolkit's folders go down only.
