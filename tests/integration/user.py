@@ -18,7 +18,7 @@ def as_user(command, cwd, **env):
     user = pwd.getpwnam(NAME)
     return subprocess.run(
         ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups",
-         "--inh-caps=-all", "--bounding-set=-all", *command],
+         "--inh-caps=-all", *command],
         cwd=cwd, env={**keep, "HOME": user.pw_dir, "USER": NAME, **env}, text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 

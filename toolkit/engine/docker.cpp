@@ -72,6 +72,7 @@ pid_t Spawn(const std::vector<std::string>& argv, int in, int out_and_err, bool 
     dup2(out_and_err, 2);
   }
   std::vector<char*> words;
+  words.reserve(argv.size() + 1);
   for (const std::string& word : argv) words.push_back(const_cast<char*>(word.c_str()));
   words.push_back(nullptr);
   execvp(words[0], words.data());
@@ -270,7 +271,7 @@ class DockerEngine : public Engine {
       pid_t client = Spawn(argv, null, -1, !plan.terminal);
       if (null >= 0) close(null);
       for (int status = 0;;) {
-        signalfd_siginfo info;
+        signalfd_siginfo info{};
         if (read(signals, &info, sizeof info) != sizeof info) continue;
         if (info.ssi_signo != SIGCHLD) {
           kill(client, static_cast<int>(info.ssi_signo));
@@ -310,7 +311,7 @@ std::vector<std::string> DockerArgv(const RunPlan& plan) {
   for (const Mount& mount : plan.mounts) add({"-v", MountText(mount)});
   for (const std::string& directory : plan.scratch) add({"--tmpfs", directory + ":exec,mode=0777"});
   add({"-w", plan.workdir});
-  for (const auto& [name, value] : plan.env) add({"-e", name + "=" + value});
+  for (const auto& [name, value] : plan.env) add({"-e", fmt::format("{}={}", name, value)});
   // argv is complete: the image's own entrypoint would start the launcher twice.
   add({"--entrypoint", "",
        plan.image.config_digest.empty() ? plan.image.name : "sha256:" + plan.image.config_digest});

@@ -123,7 +123,7 @@ int Isolated::RunChild(const std::function<void()>& child, const std::string& pi
       }
       if (got == 1) kill(pid, signal);
     }
-    signalfd_siginfo ignored;
+    signalfd_siginfo ignored{};
     while (read(signals, &ignored, sizeof ignored) > 0) {
     }
     int status = 0;
@@ -272,7 +272,7 @@ Result<int> RunIsolated(const IsolateOptions& options,
       if (got <= 0 && errno != EINTR) reading = false;
       if (got > 0 && captured) captured->append(buffer, static_cast<std::size_t>(got));
     }
-    signalfd_siginfo info;
+    signalfd_siginfo info{};
     while (read(signals, &info, sizeof info) == sizeof info) {
       char signal = static_cast<char>(info.ssi_signo);
       if (running) (void)!send(control[0], &signal, 1, MSG_NOSIGNAL);

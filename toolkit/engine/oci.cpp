@@ -116,6 +116,7 @@ void MakeCgroupsReadOnly(const fs::path& scratch) {
   }
   argv.insert(argv.end(), {"run", "--bundle=.", "--pid-file=pid", "envkit"});
   std::vector<char*> words;
+  words.reserve(argv.size() + 1);
   for (std::string& word : argv) words.push_back(word.data());
   words.push_back(nullptr);
   execv(words[0], words.data());

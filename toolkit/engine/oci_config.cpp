@@ -107,7 +107,7 @@ json Environment(const RunPlan& plan, const GpuEdits& gpus) {
     at->second = name == "LD_LIBRARY_PATH" ? value + ":" + at->second : value;
   }
   json list = json::array();
-  for (const auto& [name, value] : env) list.push_back(name + "=" + value);
+  for (const auto& [name, value] : env) list.push_back(fmt::format("{}={}", name, value));
   return list;
 }
 

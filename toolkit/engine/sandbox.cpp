@@ -141,7 +141,7 @@ Result<void> MakeProc(bool own) {
   umask(022);
 
   std::vector<std::string> variables;
-  for (const auto& [name, value] : spec.env) variables.push_back(name + "=" + value);
+  for (const auto& [name, value] : spec.env) variables.push_back(fmt::format("{}={}", name, value));
   const auto path = spec.env.find("PATH");
   // execvpe searches the PATH of this process, not of the environment that it is given.
   setenv("PATH",

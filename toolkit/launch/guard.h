@@ -13,9 +13,9 @@
 namespace envkit {
 
 struct Supervised {
-  Fd parent_alive;     // becomes readable (end of file) when the parent is gone
-  sigset_t watched;    // blocked here; to be read from a signalfd
-  sigset_t rank_mask;  // the mask that we were started with: the ranks' own
+  Fd parent_alive;       // becomes readable (end of file) when the parent is gone
+  sigset_t watched{};    // blocked here; to be read from a signalfd
+  sigset_t rank_mask{};  // the mask that we were started with: the ranks' own
 };
 
 // Runs SUPERVISE in the child; the exit code of the whole.

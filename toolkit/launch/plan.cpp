@@ -15,9 +15,9 @@ namespace {
 namespace fs = std::filesystem;
 using Environment = std::map<std::string, std::string>;
 
-std::string Get(const Environment& env, const std::string& name, std::string fallback = "") {
+std::string Get(const Environment& env, const std::string& name, const std::string& fallback = "") {
   const auto it = env.find(name);
-  return it == env.end() ? std::move(fallback) : it->second;
+  return it == env.end() ? fallback : it->second;
 }
 
 // CUDA_VISIBLE_DEVICES hides devices: "0,2", UUIDs; "" and "-1" hide all.
@@ -200,7 +200,7 @@ std::vector<std::string> MergedEnvironment(const Environment& env,
   }
   std::vector<std::string> list;
   list.reserve(merged.size());
-  for (const auto& [name, value] : merged) list.push_back(name + "=" + value);
+  for (const auto& [name, value] : merged) list.push_back(fmt::format("{}={}", name, value));
   return list;
 }
 

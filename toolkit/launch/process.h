@@ -41,7 +41,7 @@ struct SpawnSpec {
   bool new_session = false;         // a session and process group of its own
   bool foreground = false;          // a process group of its own, which gets the terminal
   bool die_with_parent = false;     // SIGKILL when we end
-  sigset_t mask;                    // the signal mask that the program starts with
+  sigset_t mask{};                  // the signal mask that the program starts with
 };
 
 struct Spawned {
