@@ -71,13 +71,13 @@ std::string PaxRecord(std::string_view key, std::string_view value) {
 std::string HeaderBlock(std::string_view path, char type, unsigned mode, std::uint64_t size,
                         std::int64_t mtime, std::string_view target) {
   UstarHeader header = {};
-  if (path.size() <= sizeof header.name) {
-    Text(header.name, path);
-  } else if (const std::size_t slash = SplitAt(path); slash != std::string_view::npos) {
+  const std::size_t slash =
+      path.size() <= sizeof header.name ? std::string_view::npos : SplitAt(path);
+  if (slash != std::string_view::npos) {
     Text(header.prefix, path.substr(0, slash));
     Text(header.name, path.substr(slash + 1));
   } else {
-    Text(header.name, path);  // a pax record before this header has all of it
+    Text(header.name, path);  // where it is too long, a pax record before this header has all of it
   }
   Octal(header.mode, mode & 07777);
   Octal(header.uid, 0);
@@ -210,7 +210,7 @@ Result<std::uint64_t> WriteCanonicalTar(const fs::path& tree, std::int64_t mtime
   std::vector<char> buffer(1 << 20);
   for (const std::string& path : paths) {
     const fs::path file = tree / path;
-    struct stat status;
+    struct stat status {};
     if (lstat(file.c_str(), &status) != 0) return FileFailure("reading", file, errno);
     if (S_ISDIR(status.st_mode)) {
       ENVKIT_CHECK(tar.Directory(path, status.st_mode));

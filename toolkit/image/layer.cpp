@@ -247,7 +247,7 @@ Result<Layer> FinishTree(const fs::path& tree, std::int64_t mtime, Modes modes) 
   std::vector<fs::path> paths;
   // A directory is normalised before it is entered, since its owner might not be able to otherwise.
   auto normalise = [&](const fs::path& path) -> Result<void> {
-    struct stat status;
+    struct stat status {};
     if (lstat(path.c_str(), &status) != 0) return FileFailure("reading", path, errno);
     unsigned mode = status.st_mode & 07777;
     if (S_ISLNK(status.st_mode)) return {};
@@ -339,7 +339,9 @@ Result<Layer> WriteWheels(const LayerPlan& plan, const WheelContent& content, co
     entries.emplace(file.path, &file);
   }
   LayerWriter writer(tree, plan.mtime, written);
-  for (const auto& [path, file] : entries) {
+  for (const auto& entry : entries) {
+    const auto& path = entry.first;
+    const auto* file = entry.second;
     if (file == nullptr) {
       ENVKIT_CHECK(writer.Directory(path, 0755));
       continue;

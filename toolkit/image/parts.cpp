@@ -303,6 +303,7 @@ Result<void> MakeParts(const ImagePlan& plan, const BuilderPlan& builder,
   std::sort(tasks.begin(), tasks.end(),
             [](const auto& a, const auto& b) { return a.first > b.first; });
   std::vector<Task> ordered;
+  ordered.reserve(tasks.size());
   for (auto& [cost, task] : tasks) ordered.push_back(std::move(task));
   return RunParallel(ordered, ProbeHost().cpus);
 }

@@ -169,7 +169,7 @@ Result<void> AddFiles(const fs::path& directory, const std::string& prefix,
     }
     if (!it->is_regular_file(error)) continue;
     const std::string name = it->path().string().substr(directory.string().size() + 1);
-    ENVKIT_CHECK(AddFile(it->path(), prefix + "/" + name, files));
+    ENVKIT_CHECK(AddFile(it->path(), fmt::format("{}/{}", prefix, name), files));
   }
   if (error) {
     return Missing(fmt::format("reading {}: {}", directory.string(), error.message()),
