@@ -39,6 +39,7 @@ void AppendList(std::string& text, std::string_view key, const std::vector<std::
 
 std::vector<std::string> Quoted(const std::vector<std::string>& texts) {
   std::vector<std::string> quoted;
+  quoted.reserve(texts.size());
   for (const std::string& text : texts) quoted.push_back(Quote(text));
   return quoted;
 }
