@@ -4,6 +4,7 @@
 #include <pwd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 
 #include "base/files.h"
@@ -105,7 +106,7 @@ void ReportEnd(const RunPlan& plan, const fs::path& record, int code, const Wall
   terminal.Note(fmt::format("{:<11} {}", "record", Shown(record)));
 }
 
-// Where the log of a run's ranks is and everything else that RunJob found out on the way.
+// What was found out before anything is decided.
 struct Prepared {
   Environment environment;
   std::optional<Image> image;  // nullopt: not built, and only to be shown
@@ -201,18 +202,18 @@ Result<int> RunJob(const fs::path& directory, const RunRequest& request, bool js
     return Show(request, project, plan, json, terminal);
   }
   const Image& image = *prepared.image;
-  if (!request.job.empty()) {
-    // Before a directory is made, so that a wrong option leaves nothing.
-    ENVKIT_CHECK(PlanRun(project, request, setting, facts));
-    ENVKIT_TRY(setting.record, MakeRecord(project.root, request.job, started));
-  }
-  ENVKIT_TRY(const RunPlan plan, PlanRun(project, request, setting, facts));
-  if (plan.engine == "docker") {
+  // Before anything is loaded or made, so that a wrong option leaves nothing.
+  ENVKIT_CHECK(PlanRun(project, request, setting, facts));
+  if (setting.engine == "docker") {
     ENVKIT_CHECK(LoadIntoDocker(
-        plan.image, DiffIds(image),
+        setting.image, DiffIds(image),
         [&image](int fd, std::size_t known) { return WriteDockerArchive(image, fd, known); },
         terminal));
   }
+  if (!request.job.empty()) {
+    ENVKIT_TRY(setting.record, MakeRecord(project.root, request.job, started));
+  }
+  ENVKIT_TRY(const RunPlan plan, PlanRun(project, request, setting, facts));
   if (setting.record.empty()) return engine->Run(plan);
 
   WallTime wall;
