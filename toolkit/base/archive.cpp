@@ -4,6 +4,8 @@
 #include <archive_entry.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <isa-l/crc.h>
+#include <isa-l/igzip_lib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <zip.h>
@@ -124,28 +126,106 @@ Result<ZipReader> ZipReader::Open(const fs::path& file) {
   return reader;
 }
 
+namespace {
+
+constexpr std::size_t kChunk = 256 << 10;
+
+// What both ways of reading a member have in common: it must hold the bytes that it declares.
+class DeclaredSize {
+ public:
+  DeclaredSize(std::uint64_t declared, const ByteSink& sink) : declared_(declared), sink_(sink) {}
+
+  bool Fits(std::size_t size) const { return size <= declared_ - total_; }
+  Result<void> Pass(const char* data, std::size_t size) {
+    total_ += size;
+    return sink_(data, size);
+  }
+  std::string Complaint(bool more) const {
+    return fmt::format("it holds {} bytes than the {} that it declares", more ? "more" : "fewer",
+                       declared_);
+  }
+  bool complete() const { return total_ == declared_; }
+
+ private:
+  std::uint64_t declared_;
+  std::uint64_t total_ = 0;
+  const ByteSink& sink_;
+};
+
+}  // namespace
+
 Result<void> ZipReader::Read(const Entry& entry, const ByteSink& sink) const {
-  const auto failure = [&](std::string_view words) {
-    return Fail(fmt::format("{}: reading {}: {}", state_->file.filename().string(),
-                            Shown(entry.name), words),
-                "The archive is damaged: remove it and fetch it again.");
-  };
+  zip_stat_t info;
+  zip_stat_init(&info);
+  constexpr zip_uint64_t kNeeded = ZIP_STAT_CRC | ZIP_STAT_COMP_METHOD | ZIP_STAT_ENCRYPTION_METHOD;
+  const bool known = zip_stat_index(state_->zip, entry.index, 0, &info) == 0 &&
+                     (info.valid & kNeeded) == kNeeded && info.encryption_method == ZIP_EM_NONE;
+  if (known && info.comp_method == ZIP_CM_DEFLATE) return Inflate(entry, info.crc, sink);
+  return Copy(entry, sink);
+}
+
+Error ZipReader::Damaged(const Entry& entry, std::string_view words) const {
+  return Fail(fmt::format("{}: reading {}: {}", state_->file.filename().string(), Shown(entry.name),
+                          words),
+              "The archive is damaged: remove it and fetch it again.")
+      .value();
+}
+
+Result<void> ZipReader::Inflate(const Entry& entry, std::uint32_t crc, const ByteSink& sink) const {
+  const auto failure = [&](std::string_view words) { return Unexpected(Damaged(entry, words)); };
+  const std::unique_ptr<zip_file_t, int (*)(zip_file_t*)> member(
+      zip_fopen_index(state_->zip, entry.index, ZIP_FL_COMPRESSED), zip_fclose);
+  if (!member) return failure(zip_strerror(state_->zip));
+  std::vector<std::uint8_t> in(kChunk);
+  std::vector<std::uint8_t> out(kChunk);
+  auto inflate = std::make_unique<inflate_state>();  // 80 kB
+  isal_inflate_init(inflate.get());
+  DeclaredSize declared(entry.size, sink);
+  std::uint32_t seen = 0;
+  bool more = true;
+  while (inflate->block_state != ISAL_BLOCK_FINISH) {
+    if (inflate->avail_in == 0 && more) {
+      const zip_int64_t got = zip_fread(member.get(), in.data(), in.size());
+      if (got < 0) return failure(zip_file_strerror(member.get()));
+      more = got > 0;
+      inflate->next_in = in.data();
+      inflate->avail_in = static_cast<std::uint32_t>(got);
+    }
+    inflate->next_out = out.data();
+    inflate->avail_out = kChunk;
+    const int code = isal_inflate(inflate.get());
+    if (code != ISAL_DECOMP_OK && code != ISAL_END_INPUT) return failure("invalid compressed data");
+    const std::size_t size = kChunk - inflate->avail_out;
+    if (!declared.Fits(size)) return failure(declared.Complaint(true));
+    if (size == 0 && !more) return failure("its compressed data ends too early");
+    seen = crc32_gzip_refl(seen, out.data(), size);
+    if (size > 0) {
+      ENVKIT_CHECK(declared.Pass(reinterpret_cast<const char*>(out.data()), size));
+    }
+  }
+  if (!declared.complete()) return failure(declared.Complaint(false));
+  if (seen != crc) return failure("CRC error");
+  return {};
+}
+
+Result<void> ZipReader::Copy(const Entry& entry, const ByteSink& sink) const {
+  const auto failure = [&](std::string_view words) { return Unexpected(Damaged(entry, words)); };
   const std::unique_ptr<zip_file_t, int (*)(zip_file_t*)> member(
       zip_fopen_index(state_->zip, entry.index, 0), zip_fclose);
   if (!member) return failure(zip_strerror(state_->zip));
-  std::vector<char> buffer(256 << 10);
-  std::uint64_t total = 0;
+  std::vector<char> buffer(kChunk);
+  DeclaredSize declared(entry.size, sink);
   while (true) {
     // At the end libzip compares the CRC.
     const zip_int64_t got = zip_fread(member.get(), buffer.data(), buffer.size());
     if (got < 0) return failure(zip_file_strerror(member.get()));
-    total += static_cast<std::uint64_t>(got);
-    if (total > entry.size || (got == 0 && total != entry.size)) {
-      return failure(fmt::format("it holds {} bytes than the {} that it declares",
-                                 total > entry.size ? "more" : "fewer", entry.size));
+    const auto size = static_cast<std::size_t>(got);
+    if (!declared.Fits(size)) return failure(declared.Complaint(true));
+    if (size == 0) {
+      if (!declared.complete()) return failure(declared.Complaint(false));
+      return {};
     }
-    if (got == 0) return {};
-    ENVKIT_CHECK(sink(buffer.data(), static_cast<std::size_t>(got)));
+    ENVKIT_CHECK(declared.Pass(buffer.data(), size));
   }
 }
 
