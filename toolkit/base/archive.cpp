@@ -287,6 +287,8 @@ std::string Normalised(std::string_view path) {
 }
 
 class TarExtractor {
+  static constexpr std::uint64_t kEntry = 512;  // an empty file takes room as well
+
  public:
   TarExtractor(const fs::path& archive, const fs::path& destination, std::int64_t mtime,
                const TarOptions& options)
@@ -297,9 +299,25 @@ class TarExtractor {
   Result<void> Run() {
     root_ = Descriptor(open(destination_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (root_.get() < 0) return FileFailure("writing", destination_, errno);
-    const int input = open(archive_.c_str(), O_RDONLY | O_CLOEXEC);
-    if (input < 0) return FileFailure("reading", archive_, errno);
-    const Descriptor input_owner(input);
+    ENVKIT_CHECK(Open());
+    while (true) {
+      ENVKIT_TRY(archive_entry * entry, Next());
+      if (entry == nullptr) break;
+      ENVKIT_CHECK(Take(entry));
+    }
+    return FinishDirectories();
+  }
+
+  Result<std::int64_t> FirstTime() {
+    ENVKIT_CHECK(Open());
+    ENVKIT_TRY(archive_entry * entry, Next());
+    return entry == nullptr ? 0 : archive_entry_mtime(entry);
+  }
+
+ private:
+  Result<void> Open() {
+    input_ = Descriptor(open(archive_.c_str(), O_RDONLY | O_CLOEXEC));
+    if (input_.get() < 0) return FileFailure("reading", archive_, errno);
     reader_.reset(archive_read_new());
     // Not "all": some of libarchive's filters run external programs.
     archive_read_support_filter_gzip(reader_.get());
@@ -309,19 +327,22 @@ class TarExtractor {
     archive_read_support_filter_zstd(reader_.get());
     archive_read_support_filter_lz4(reader_.get());
     archive_read_support_format_tar(reader_.get());
-    if (archive_read_open_fd(reader_.get(), input, 256 << 10) != ARCHIVE_OK) return Damaged();
-    while (true) {
-      archive_entry* entry = nullptr;
-      const int code = archive_read_next_header(reader_.get(), &entry);
-      if (code == ARCHIVE_EOF) break;
-      if (code == ARCHIVE_RETRY) continue;
-      if (code < ARCHIVE_WARN) return Damaged();
-      ENVKIT_CHECK(Take(entry));
+    if (archive_read_open_fd(reader_.get(), input_.get(), 256 << 10) != ARCHIVE_OK) {
+      return Damaged();
     }
-    return FinishDirectories();
+    return {};
   }
 
- private:
+  // nullptr: the end.
+  Result<archive_entry*> Next() {
+    archive_entry* entry = nullptr;
+    int code = ARCHIVE_RETRY;
+    while (code == ARCHIVE_RETRY) code = archive_read_next_header(reader_.get(), &entry);
+    if (code == ARCHIVE_EOF) return nullptr;
+    if (code < ARCHIVE_WARN) return Damaged();
+    return entry;
+  }
+
   Unexpected Damaged() {
     const char* words = archive_error_string(reader_.get());
     return Fail(fmt::format("{} is not a readable tar archive: {}", archive_.string(),
@@ -335,7 +356,17 @@ class TarExtractor {
     return FileFailure("unpacking", destination_ / path, error);
   }
 
+  Result<void> Count(std::uint64_t size) {
+    if (size > options_.max_bytes || bytes_ > options_.max_bytes - size) {
+      return Fail(fmt::format("{} unpacks to more than the {} that it may", archive_.string(),
+                              HumanBytes(options_.max_bytes)));
+    }
+    bytes_ += size;
+    return {};
+  }
+
   Result<void> Take(archive_entry* entry) {
+    ENVKIT_CHECK(Count(kEntry));
     ENVKIT_TRY(const std::string path,
                Path(archive_entry_pathname(entry), archive_entry_pathname_utf8(entry), "path"));
     if (!path.empty() && options_.keep && !options_.keep(path)) return {};
@@ -434,6 +465,7 @@ class TarExtractor {
     la_int64_t end = 0;
     int code = ARCHIVE_OK;
     while ((code = archive_read_data_block(reader_.get(), &data, &size, &offset)) == ARCHIVE_OK) {
+      ENVKIT_CHECK(Count(size));
       const auto* bytes = static_cast<const char*>(data);
       std::size_t at = 0;
       while (at < size) {
@@ -450,6 +482,7 @@ class TarExtractor {
     if (code != ARCHIVE_EOF) return Damaged();
     // A sparse file may end with a hole, of which there is no block.
     end = std::max(end, size_of_entry);
+    if (static_cast<std::uint64_t>(end) > options_.max_bytes) ENVKIT_CHECK(Count(UINT64_MAX));
     if (ftruncate(out.get(), end) != 0 || fchmod(out.get(), mode) != 0 ||
         futimens(out.get(), times_.data()) != 0) {
       return Failure(path, errno);
@@ -531,7 +564,9 @@ class TarExtractor {
   const fs::path& destination_;
   const TarOptions& options_;
   std::array<timespec, 2> times_{};
+  Descriptor input_;
   std::unique_ptr<struct archive, ReadCloser> reader_;
+  std::uint64_t bytes_ = 0;
   Descriptor root_;
   Descriptor parent_;
   std::string parent_path_;
@@ -546,6 +581,11 @@ Result<void> ExtractTar(const fs::path& archive, const fs::path& destination, st
                         const TarOptions& options) {
   ENVKIT_CHECK(MakeDirectories(destination));
   return TarExtractor(archive, destination, mtime, options).Run();
+}
+
+Result<std::int64_t> FirstTarTime(const fs::path& archive) {
+  const TarOptions options;
+  return TarExtractor(archive, archive, 0, options).FirstTime();
 }
 
 }  // namespace envkit

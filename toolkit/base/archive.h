@@ -50,6 +50,7 @@ struct TarOptions {
   bool device_nodes = false;  // they are skipped otherwise
   // Called per entry (path as stored, normalised); false leaves the entry out.
   std::function<bool(std::string_view path)> keep;
+  std::uint64_t max_bytes = UINT64_MAX;  // an error once the files hold more than this
 };
 // Unpacks a tar (any compression libarchive knows) below DESTINATION. Ownership is the caller's,
 // modes are kept (directories stay accessible to the owner), hard links become links, mtimes are
@@ -57,5 +58,7 @@ struct TarOptions {
 Result<void> ExtractTar(const std::filesystem::path& archive,
                         const std::filesystem::path& destination, std::int64_t mtime,
                         const TarOptions& options = {});
+// The mtime of a tar's first entry; 0 where it is empty.
+Result<std::int64_t> FirstTarTime(const std::filesystem::path& archive);
 
 }  // namespace envkit

@@ -17,6 +17,7 @@
 #include "image/parts.h"
 #include "image/plan.h"
 #include "image/resolve.h"
+#include "image/stored.h"
 
 namespace envkit {
 namespace fs = std::filesystem;
@@ -84,31 +85,8 @@ Result<Image> PublishImage(const ImagePlan& plan, std::vector<Layer> layers, con
   image.packages = PackagesOf(plan);
   image.config_json = ConfigJson(plan, image);
   image.config_digest = Sha256Of(image.config_json);
-  json stored = ImageToJson(image);
-  stored["config"] = image.config_json;
-  ENVKIT_CHECK(WriteFileAtomic(store.data / "images" / (image.config_digest + ".json"),
-                               stored.dump(1) + "\n"));
+  ENVKIT_CHECK(StoreImage(image, store));
   ENVKIT_CHECK(WriteFileAtomic(store.data / "plans" / PlanKey(plan), image.config_digest));
-  return image;
-}
-
-// Throws json::exception where STORED is not what PublishImage wrote.
-Image ReadImage(const json& stored, const Store& store) {
-  Image image;
-  image.name = stored.at("name");
-  image.profile = stored.at("profile");
-  image.variant = stored.at("variant");
-  image.lock_digest = stored.at("lock_digest");
-  image.config_digest = stored.at("config_digest");
-  image.config_json = stored.at("config");
-  for (const json& layer : stored.at("layers")) {
-    const std::string diff_id = layer.at("diff_id");
-    image.layers.push_back(
-        {diff_id, layer.at("what"), layer.at("bytes"), store.LayerTree(diff_id)});
-  }
-  for (const json& package : stored.at("packages")) {
-    image.packages.push_back({package.at("name"), package.at("version"), package.at("sha256")});
-  }
   return image;
 }
 
@@ -209,19 +187,7 @@ Result<Image> BuildOnce(const Project& project, const ImagePlan& plan, const Sto
 Result<std::optional<Image>> FindImage(const ImagePlan& plan, const Store& store) {
   const auto digest = ReadFile(store.data / "plans" / PlanKey(plan));
   if (!digest || !IsSha256(*digest)) return std::nullopt;
-  const auto text = ReadFile(store.data / "images" / (*digest + ".json"));
-  if (!text) return std::nullopt;
-  Image image;
-  try {
-    image = ReadImage(json::parse(*text), store);
-  } catch (const json::exception&) {
-    return std::nullopt;  // written anew by the next build
-  }
-  for (const Layer& layer : image.layers) {
-    std::error_code error;
-    if (!fs::exists(layer.tree.parent_path() / "info.json", error)) return std::nullopt;
-  }
-  return image;
+  return ReadStoredImage(*digest, store);
 }
 
 Result<Image> BuildImage(const Project& project, const Lock& lock, const Recipes& recipes,
@@ -254,6 +220,7 @@ Result<Image> BuildImage(const Project& project, const Lock& lock, const Recipes
     }
     found = std::move(*built);
   }
+  RecordUse(project.root, *found, store);
   terminal.Step("build", Summary(*found));
   if (report != nullptr) {
     report->seconds =

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,7 @@ struct Layer {
   std::string what;     // "debian", "torch", "runtime", "recipe", …
   std::uint64_t bytes = 0;
   std::filesystem::path tree;  // extracted, read-only by convention
+  std::optional<std::uint64_t> compressed_bytes = {};  // nullopt until it was exported
 };
 
 struct ImagePackage {

@@ -413,34 +413,54 @@ std::optional<Layer> FindLayer(const Store& store, const std::string& key,
   return layer;
 }
 
+Result<Layer> PublishTree(const Store& store, const std::string& what, std::int64_t mtime,
+                          const fs::path& directory, Layer layer, const std::string& files) {
+  const nlohmann::json info = {
+      {"diff_id", layer.diff_id}, {"what", what}, {"bytes", layer.bytes}, {"mtime", mtime}};
+  if (!files.empty()) ENVKIT_CHECK(WriteFileAtomic(directory / "files", files));
+  ENVKIT_CHECK(WriteFileAtomic(directory / "info.json", info.dump(1) + "\n"));
+  ENVKIT_CHECK(SyncFilesystem(directory));
+  layer.what = what;
+  layer.tree = store.LayerTree(layer.diff_id);
+  ENVKIT_CHECK(PublishDirectory(directory, layer.tree.parent_path()));
+  return layer;
+}
+
 Result<Layer> PublishLayer(const Store& store, const LayerPlan& plan, const fs::path& directory,
                            Layer layer, const std::vector<OwnedFile>& owned) {
-  const nlohmann::json info = {{"diff_id", layer.diff_id},
-                               {"what", plan.what},
-                               {"bytes", layer.bytes},
-                               {"mtime", plan.mtime}};
   std::string files;
   for (const OwnedFile& file : owned) {
     files += fmt::format("{}\t{}\t{}\n", file.size, file.wheel, file.path);
   }
-  if (!owned.empty()) ENVKIT_CHECK(WriteFileAtomic(directory / "files", files));
-  ENVKIT_CHECK(WriteFileAtomic(directory / "info.json", info.dump(1) + "\n"));
-  ENVKIT_CHECK(SyncFilesystem(directory));
-  layer.what = plan.what;
-  layer.tree = store.LayerTree(layer.diff_id);
-  ENVKIT_CHECK(PublishDirectory(directory, layer.tree.parent_path()));
-  ENVKIT_CHECK(WriteFileAtomic(store.data / "keys" / plan.key, layer.diff_id));
-  return layer;
+  ENVKIT_TRY(Layer published,
+             PublishTree(store, plan.what, plan.mtime, directory, std::move(layer), files));
+  ENVKIT_CHECK(WriteFileAtomic(store.data / "keys" / plan.key, published.diff_id));
+  return published;
 }
 
-Result<std::int64_t> LayerTime(const Layer& layer) {
-  const fs::path file = layer.tree.parent_path() / "info.json";
+namespace {
+
+Result<nlohmann::json> LayerNumber(const fs::path& directory, const char* key) {
+  const fs::path file = directory / "info.json";
   ENVKIT_TRY(const std::string text, ReadFile(file));
-  const auto json = nlohmann::json::parse(text, nullptr, false);
-  if (!json.is_object() || !json.contains("mtime") || !json["mtime"].is_number_integer()) {
+  auto json = nlohmann::json::parse(text, nullptr, false);
+  if (!json.is_object() || !json.contains(key) || !json[key].is_number_integer()) {
     return Fail(fmt::format("{} is damaged", file.string()));
   }
-  return json["mtime"].get<std::int64_t>();
+  return json[key];
+}
+
+}  // namespace
+
+Result<std::int64_t> LayerTime(const Layer& layer) {
+  ENVKIT_TRY(const nlohmann::json time, LayerNumber(layer.tree.parent_path(), "mtime"));
+  return time.get<std::int64_t>();
+}
+
+Result<std::uint64_t> LayerBytes(const Store& store, std::string_view diff_id) {
+  ENVKIT_TRY(const nlohmann::json bytes,
+             LayerNumber(store.LayerTree(diff_id).parent_path(), "bytes"));
+  return bytes.get<std::uint64_t>();
 }
 
 }  // namespace envkit

@@ -94,7 +94,13 @@ std::optional<Layer> FindLayer(const Store& store, const std::string& key, const
 Result<Layer> PublishLayer(const Store& store, const LayerPlan& plan,
                            const std::filesystem::path& directory, Layer layer,
                            const std::vector<OwnedFile>& owned = {});
+// The same for a layer that comes from elsewhere. FILES: who owns what, as the list beside a layer
+// of wheels has it; empty for other layers.
+Result<Layer> PublishTree(const Store& store, const std::string& what, std::int64_t mtime,
+                          const std::filesystem::path& directory, Layer layer,
+                          const std::string& files);
 // Of a published layer.
 Result<std::int64_t> LayerTime(const Layer& layer);
+Result<std::uint64_t> LayerBytes(const Store& store, std::string_view diff_id);
 
 }  // namespace envkit

@@ -4,17 +4,16 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <atomic>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <set>
 #include <system_error>
-#include <thread>
 #include <utility>
 
 #include "base/files.h"
+#include "base/parallel.h"
 #include "host/facts.h"
 #include "image/layer.h"
 #include "image/system_tree.h"
@@ -83,30 +82,6 @@ class Steps {
   std::uint64_t left_;
   std::uint64_t total_;
 };
-
-using Task = std::function<Result<void>()>;
-
-// After a failure no further task is begun.
-Result<void> RunParallel(const std::vector<Task>& tasks, int threads) {
-  std::atomic<std::size_t> next = 0;
-  std::mutex mutex;
-  std::optional<Error> failure;
-  auto work = [&] {
-    for (std::size_t index = next++; index < tasks.size(); index = next++) {
-      auto done = tasks[index]();
-      if (done) continue;
-      next = tasks.size();
-      const std::lock_guard guard(mutex);
-      if (!failure) failure = std::move(done).error();
-    }
-  };
-  std::vector<std::jthread> pool;
-  const std::size_t count = std::min<std::size_t>(std::max(threads, 1), tasks.size());
-  for (std::size_t index = 0; index < count; ++index) pool.emplace_back(work);
-  pool.clear();  // joins
-  if (failure) return Unexpected(std::move(*failure));
-  return {};
-}
 
 Result<fs::path> MakeLayerDirectory(const fs::path& work, const std::string& key) {
   const fs::path directory = work / key;

@@ -9,7 +9,9 @@
 //   DATA/plans/<plan key>                      → config digest (an image's plan to its result)
 //   DATA/roots/<key>/fs/                       build-time trees (builder root, torch headers)
 //   DATA/data/<sha256>/                        unpacked data artefacts
+//   DATA/projects/<sha256 of its root>.json     which images a project uses
 //   DATA/locks/<key>                           held by the process that makes KEY
+//   DATA/leases/<config digest>                held, shared, by who runs that image
 #pragma once
 
 #include <filesystem>
