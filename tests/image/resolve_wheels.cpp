@@ -154,8 +154,8 @@ TEST_CASE("uv's words reach the user, with what to do, and without passwords") {
         "error: uv could not resolve the Python packages\n"
         "No solution found when resolving dependencies\n"
         "  cause: you require a>3\n"
-        "  Change torch, python or packages in [environment] of envkit.toml so that they fit "
-        "together.\n");
+        "  Change torch, python, packages or requirements in [environment] of envkit.toml so that "
+        "they fit together.\n");
   CHECK(UvError("panic\n", {}).Text() ==
         "error: uv could not resolve the Python packages\n"
         "panic\n"
