@@ -38,7 +38,7 @@ TEST_CASE("a diff names what differs, a line each") {
   after.wheels[1].sha256 = Hash('3');
   after.wheels[1].size = 2'000'000;
   after.debs = {{"libc6", "2", "amd64", "trixie", "pool/x", Hash('4'), 1000, {"train"}}};
-  CHECK(LockDiff(before, after) == "~ a 1 → 2\n~ b 1, another file (2.0 MB)\n+ libc6 2 (1.0 kB)");
+  CHECK(LockDiff(before, after) == "~ a 1 → 2\n~ b 1, another file (2 MB)\n+ libc6 2 (1 kB)");
   CHECK(LockDiff(after, before) == "~ a 2 → 1\n~ b 1, another file\n- libc6 2");
   const auto changes = ChangesBetween(before, after);
   REQUIRE(changes.size() == 3);
@@ -57,13 +57,13 @@ TEST_CASE("bytes count where the lock before had another file; some are in the s
                   {"c", "1", "c-1.whl", Hash('3'), 1'000'000}};
   NewFiles files = FilesToFetch(before, after, store);
   CHECK(files.bytes == 4'000'000);
-  CHECK(DescribeFetch(files) == "4.0 MB to download");
+  CHECK(DescribeFetch(files) == "4 MB to download");
   REQUIRE(WriteFileAtomic(store.DownloadPath(Hash('2'), "b-1.whl"), "x"));
   files = FilesToFetch(before, after, store);
-  CHECK(DescribeFetch(files) == "4.0 MB to download, of which 3.0 MB are in the store");
+  CHECK(DescribeFetch(files) == "4 MB to download, of which 3 MB are in the store");
   REQUIRE(WriteFileAtomic(store.DownloadPath(Hash('3'), "c-1.whl"), "x"));
   CHECK(DescribeFetch(FilesToFetch(before, after, store)) ==
-        "nothing to download: 4.0 MB are in the store");
+        "nothing to download: 4 MB are in the store");
   CHECK(DescribeFetch(FilesToFetch(after, after, store)).empty());
 }
 

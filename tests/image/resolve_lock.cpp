@@ -363,6 +363,7 @@ TEST_CASE("a local wheel is locked by its hash, and taken from its place") {
   CHECK(work.Failure({true, std::nullopt}) == "error: envkit.lock does not fit envkit.toml\n./w/" +
                                                   kMine + ": its content changed\n  envkit lock\n");
   // uv's word and the file's own content differ: the file changed meanwhile.
+  work.Remove("store/downloads/" + sha256 + "/" + kMine);
   CHECK(work.Failure() == "error: locking: w/" + kMine +
                               " is another file than the one in envkit.lock\nlocked  " + sha256 +
                               "\nfound   " + Sha256Of("other") +

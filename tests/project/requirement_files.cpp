@@ -171,7 +171,7 @@ TEST_CASE("pyproject.toml: dependencies, extras, groups, and extras of itself") 
   files.Write("pyproject.toml", "[project]\ndependencies = 3\n");
   CHECK(files.Failure("pyproject.toml") ==
         "error: pyproject.toml cannot be read\n"
-        "  pyproject.toml:2:16: error: project.dependencies: expected an array, got an integer\n"
+        "  pyproject.toml:2:16: error: dependencies: expected a list of strings, got an integer\n"
         "      2 | dependencies = 3\n"
         "        |                ^\n");
 }
@@ -285,28 +285,29 @@ TEST_CASE("the project knows its inputs, and says where one is missing") {
   CHECK(project->requirement_files.size() == 2);
 
   files.Write("envkit.toml", head + "packages = [\"./w/no-1-py3-none-any.whl\", \"other @ ./w/" +
-                                 wheel + "\"]\nrequirements = [\"c.tx\", \"a.txt\", \"d.txt\"]\n");
+                                 wheel +
+                                 "\"]\nrequirements = [\"c.tx\", \"a.txt\", \"other.txt\"]\n");
   const auto missing = LoadProject(files.scratch.path());
   REQUIRE_FALSE(missing);
   CHECK(missing.error().Text() ==
         "envkit.toml:5:13: error: there is no file ./w/no-1-py3-none-any.whl\n"
         "    5 | packages = [\"./w/no-1-py3-none-any.whl\", \"other @ "
         "./w/mine-1.0-py3-none-any.whl\"]\n"
-        "      |             ^^^^^^^^^^^^^^^^^^^^^^^^^^^^\n"
+        "      |             ^^^^^^^^^^^^^^^^^^^^^^^^^^^\n"
         "  paths are relative to the project's root\n"
-        "envkit.toml:5:43: error: the wheel mine-1.0-py3-none-any.whl is not of other\n"
+        "envkit.toml:5:42: error: the wheel mine-1.0-py3-none-any.whl is not of other\n"
         "    5 | packages = [\"./w/no-1-py3-none-any.whl\", \"other @ "
         "./w/mine-1.0-py3-none-any.whl\"]\n"
-        "      |                                           "
+        "      |                                          "
         "^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^\n"
         "  a wheel's file name begins with its package's name\n"
         "envkit.toml:6:17: error: requirements holds the names of requirements.txt, pyproject.toml "
         "or pylock.toml files\n"
-        "    6 | requirements = [\"c.tx\", \"a.txt\", \"d.txt\"]\n"
+        "    6 | requirements = [\"c.tx\", \"a.txt\", \"other.txt\"]\n"
         "      |                 ^^^^^^\n"
         "  such as \"requirements.txt\" or \"pyproject.toml[dev]\"\n"
-        "envkit.toml:6:34: error: there is no file d.txt\n"
-        "    6 | requirements = [\"c.tx\", \"a.txt\", \"d.txt\"]\n"
-        "      |                                  ^^^^^^^\n"
+        "envkit.toml:6:34: error: there is no file other.txt\n"
+        "    6 | requirements = [\"c.tx\", \"a.txt\", \"other.txt\"]\n"
+        "      |                                  ^^^^^^^^^^^\n"
         "  paths are relative to the project's root\n");
 }

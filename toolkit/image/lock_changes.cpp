@@ -47,9 +47,8 @@ void Compare(const std::map<std::string, Package>& before,
       change.kind = LockChange::Kind::kAdded;
     } else if (new_one == after.end()) {
       change.kind = LockChange::Kind::kRemoved;
-    } else if (old_one->second.sha256 == new_one->second.sha256) {
-      continue;
     } else if (change.before == change.after) {
+      if (old_one->second.sha256 == new_one->second.sha256) continue;
       change.kind = LockChange::Kind::kOtherFile;
     }
     changes.push_back(std::move(change));
