@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <string>
 
+#include "base/digest.h"
 #include "base/files.h"
 #include "base/scratch.h"
 #include "image/resolve.h"
@@ -21,10 +22,14 @@ std::string Hash(char digit) { return std::string(64, digit); }
 // uv writes what `pylock` holds, and notes how it was called; apt prints what `uris` holds.
 constexpr char kUv[] = R"(#!/bin/sh
 [ "$1" = --version ] && { echo "uv 1.0.0"; exit 0; }
-{ echo "$@"; cat requirements.in; env | grep '^UV_' | sort; } > "$FAKE/uv.called"
-[ -e pylock.toml ] && cp pylock.toml "$FAKE/uv.preferred"
+all="$*"
+while [ $# -gt 0 ]; do case $1 in -o) o=$2;; *.in|*.txt) files="$files $1";; esac; shift; done
+[ "$o" ] || { cat "$FAKE/annotations"; exit 0; }
+{ echo "$all"; pwd; for file in $files; do echo "== ${file##*/}"; cat "$file"; done
+  env | grep '^UV_' | sort; } > "$FAKE/uv.called"
+[ -e "$o" ] && cp "$o" "$FAKE/uv.preferred"
 [ -e "$FAKE/uv.fails" ] && { cat "$FAKE/uv.fails" >&2; exit 2; }
-cp "$FAKE/pylock" pylock.toml
+sed "s#HERE#$FAKE#" "$FAKE/pylock" > "$o"
 )";
 constexpr char kApt[] = R"(#!/bin/sh
 echo "$@" >> "$FAKE/apt.called"
@@ -210,7 +215,7 @@ TEST_CASE("locked versions are kept unless an upgrade is asked for") {
   REQUIRE(one);
   CHECK(work.Read("uv.preferred").find("torch") == std::string::npos);
   CHECK(work.Read("uv.preferred").find("cuda-toolkit") != std::string::npos);
-  CHECK(one->diff == "- torch 2.15.0\n+ torch 2.15.1");
+  CHECK(one->diff == "~ torch 2.15.0 → 2.15.1 (9 B)");
 
   work.Remove("uv.preferred");
   work.Remove("uv.called");
@@ -220,7 +225,7 @@ TEST_CASE("locked versions are kept unless an upgrade is asked for") {
   CHECK(work.Read("uv.called").empty());
   CHECK(system->lock.wheels.size() == 2);
   CHECK(system->lock.source_date_epoch == 1793155860);
-  CHECK(system->diff == "- libc6 2.41-1\n+ libc6 2.41-2\n- zlib1g 1:1.3");
+  CHECK(system->diff == "~ libc6 2.41-1 → 2.41-2 (10 B)\n- zlib1g 1:1.3");
 
   const auto all = work.Update({false, ""});
   REQUIRE(all);
@@ -274,8 +279,8 @@ TEST_CASE("what uv or apt cannot do leaves the old lock in place") {
         "error: locking: uv could not resolve the Python packages\n"
         "No solution found\n"
         "  cause: you require six>99\n"
-        "  Change torch, python or packages in [environment] of envkit.toml so that they fit "
-        "together.\n");
+        "  Change torch, python, packages or requirements in [environment] of envkit.toml so that "
+        "they fit together.\n");
   work.Remove("uv.fails");
   work.Write("apt.fails", "E: Failed to fetch: Could not connect\n");
   const auto offline = work.Update({false, ""});
@@ -289,14 +294,249 @@ TEST_CASE("what uv or apt cannot do leaves the old lock in place") {
   CHECK(work.Read("project/envkit.lock") == before);
 }
 
-TEST_CASE("a diff names what differs, a line each") {
-  Lock before;
-  before.wheels = {{"a", "1", "a-1.whl", Hash('1'), 0}, {"b", "1", "b-1.whl", Hash('2'), 0}};
-  Lock after = before;
-  CHECK(LockDiff(before, after).empty());
-  after.wheels[0].version = "2";
-  after.wheels[1].sha256 = Hash('3');
-  after.debs = {{"libc6", "2", "amd64", "trixie", "pool/x", Hash('4'), 1, {"train"}}};
-  CHECK(LockDiff(before, after) == "- a 1\n+ a 2\n~ b 1 (another file)\n+ libc6 2");
-  CHECK(LockDiff(after, before) == "- a 2\n+ a 1\n~ b 1 (another file)\n- libc6 2");
+namespace {
+
+// An element of uv's pylock.toml for a wheel from elsewhere than an index; HERE is the project.
+std::string Archive(const std::string& name, const std::string& place, const std::string& sha256) {
+  return "[[packages]]\nname = \"" + name + "\"\nversion = \"1.0\"\narchive = { " + place +
+         ", hashes = { sha256 = \"" + sha256 + "\" } }\n";
+}
+
+const std::string kMine = "mine-1.0-py3-none-any.whl";
+
+}  // namespace
+
+TEST_CASE("requirement files: uv reads what is its format, and gets the rest as lines") {
+  Workplace work;
+  work.Write("project/requirements.txt", "six\n--extra-index-url http://bo:word@example.org/i\n");
+  work.Write("project/pyproject.toml",
+             "[project]\nname = \"p\"\ndependencies = [\"attrs\"]\n"
+             "[project.optional-dependencies]\ndev = [\"ruff\"]\n");
+  work.Write("project/pylock.toml", "[[packages]]\nname = \"einops\"\nversion = \"0.8\"\n");
+  work.Toml("requirements = [\"requirements.txt\", \"pyproject.toml[dev]\", \"pylock.toml\"]\n");
+  const auto report = work.Update();
+  REQUIRE_MESSAGE(report, report.error().Text());
+  const std::string called = work.Read("uv.called");
+  CAPTURE(called);
+  CHECK(called.find("project\n== envkit.toml.in\ntorch==2.15.*\ncuda-toolkit[crt]\n"
+                    "== pyproject.toml.in\nattrs\nruff\n== pylock.toml.in\neinops==0.8\n"
+                    "== requirements.txt\nsix\n") != std::string::npos);
+  // Relative paths in requirements.txt begin at the project; settings for the host's Python do not.
+  CHECK(called.find("UV_NO_CONFIG=1\n") != std::string::npos);
+  CHECK(called.find("UV_INDEX=http://bo:word@example.org/i\n") != std::string::npos);
+  // No credentials on the command line, nor in the lock.
+  CHECK(called.substr(0, called.find('\n')).find("word") == std::string::npos);
+  const std::string lock = work.Read("project/envkit.lock");
+  CHECK(lock.find("word") == std::string::npos);
+  CHECK(lock.find("example.org") == std::string::npos);
+
+  CHECK(work.Update({true, std::nullopt}));
+  work.Write("project/pyproject.toml", "[project]\n[project.optional-dependencies]\ndev = []\n");
+  CHECK(work.Failure({true, std::nullopt}) ==
+        "error: envkit.lock does not fit envkit.toml\n"
+        "pyproject.toml: its content changed\n"
+        "  envkit lock\n");
+  // A lock without requirement files says nothing of them.
+  work.Toml("");
+  REQUIRE(work.Update());
+  CHECK(work.Read("project/envkit.lock").find("inputs.files") == std::string::npos);
+}
+
+TEST_CASE("a local wheel is locked by its hash, and taken from its place") {
+  Workplace work;
+  work.Write("project/w/" + kMine, "wheel");
+  work.Toml("packages = [\"./w/" + kMine + "[more] ; x\"]\n");
+  const std::string sha256 = Sha256Of("wheel");
+  work.Write("pylock", work.Read("pylock") +
+                           Archive("mine", "path = \"HERE/project/w/" + kMine + "\"", sha256));
+  const auto report = work.Update();
+  REQUIRE_MESSAGE(report, report.error().Text());
+  CHECK(work.Read("uv.called").find("\nmine[more] @ file:///") != std::string::npos);
+  CHECK(work.Read("uv.called").find("/project/w/" + kMine + " ; x\n") != std::string::npos);
+  CHECK(work.Read("project/envkit.lock")
+            .find("{ name = \"mine\", version = \"1.0\", size = 5, sha256 = \"" + sha256 +
+                  "\", file = \"" + kMine + "\", from = \"w/" + kMine + "\" }") !=
+        std::string::npos);
+  CHECK(work.Read("store/downloads/" + sha256 + "/" + kMine) == "wheel");
+
+  work.Write("project/w/" + kMine, "other");
+  CHECK(work.Failure({true, std::nullopt}) == "error: envkit.lock does not fit envkit.toml\n./w/" +
+                                                  kMine + ": its content changed\n  envkit lock\n");
+  // uv's word and the file's own content differ: the file changed meanwhile.
+  work.Remove("store/downloads/" + sha256 + "/" + kMine);
+  CHECK(work.Failure() == "error: locking: w/" + kMine +
+                              " is another file than the one in envkit.lock\nlocked  " + sha256 +
+                              "\nfound   " + Sha256Of("other") +
+                              "\n  The lock is stale. Renew it:  envkit lock\n");
+}
+
+TEST_CASE("a wheel at a URL is fetched when it is locked, which also tells its size") {
+  Workplace work;
+  LocalServer server({{"/w/" + kMine, "wheel"}});
+  setenv("NO_PROXY", "127.0.0.1", 1);
+  const std::string url = server.Url() + "/w/" + kMine;
+  work.Toml("packages = [\"mine @ " + url + "\"]\n");
+  const std::string plain = work.Read("pylock");
+  work.Write("pylock", plain + Archive("mine", "url = \"" + url + "#x\"", Sha256Of("wheel")));
+  const auto report = work.Update();
+  REQUIRE_MESSAGE(report, report.error().Text());
+  CHECK(work.Read("project/envkit.lock")
+            .find("size = 5, sha256 = \"" + Sha256Of("wheel") + "\", file = \"" + kMine +
+                  "\", from = \"" + url + "\" }") != std::string::npos);
+  work.Write("pylock", plain + Archive("mine", "url = \"" + url + "\"", Sha256Of("else")));
+  CHECK(work.Failure({false, ""}).find("sha256") != std::string::npos);
+  work.Write("pylock",
+             plain + Archive("mine", "url = \"http://a:b@example.com/" + kMine + "\"", Hash('5')));
+  CHECK(work.Failure({false, ""}) ==
+        "error: locking: the URL of " + kMine +
+            " holds a user name or password\n"
+            "  It would go into envkit.lock; write credentials into ~/.netrc.\n");
+}
+
+TEST_CASE("source alone is no wheel") {
+  Workplace work;
+  work.Write("pylock",
+             work.Read("pylock") +
+                 Archive("mine", "url = \"http://example.com/mine-1.0.tar.gz\"", Hash('5')));
+  CHECK(work.Failure() ==
+        "error: locking: mine comes as source, and a lock names wheels\n"
+        "  Make a wheel of it once, for CPython 3.13 on x86_64, and name that in [environment] "
+        "packages:\n"
+        "    pip wheel --no-deps mine -w wheels\n"
+        "    packages = [\"./wheels/….whl\"]\n");
+  const std::string said =
+      "error: No solution found when resolving dependencies\n"
+      "  cause: Because mine==0.5 has no usable wheels and only mine==0.5 is available, we can "
+      "conclude that all versions of mine cannot be used.\n\n"
+      "hint: Wheels are required for `mine` because building from source is disabled for all "
+      "packages\n";
+  work.Write("uv.fails", said);
+  CHECK(work.Failure().starts_with(
+      "error: locking: mine 0.5 comes as source alone (an sdist), and a lock names wheels\n"
+      "No solution found when resolving dependencies\n"));
+  CHECK(work.Failure().find("    pip wheel --no-deps mine==0.5 -w wheels\n") != std::string::npos);
+}
+
+TEST_CASE("hashes in a requirement file are compared, which uv leaves out") {
+  Workplace work;
+  work.Write("project/requirements.txt", "torch --hash=sha256:" + Hash('a') + "\n");
+  work.Toml("requirements = [\"requirements.txt\"]\n");
+  REQUIRE(work.Update());
+  work.Write("project/requirements.txt", "torch --hash=sha256:" + Hash('f') + "\n");
+  CHECK(work.Failure() ==
+        "error: locking: requirements.txt has other hashes for torch 2.15.0, none of which is that "
+        "of the index's file\n"
+        "torch-2.15.0-cp313-cp313-manylinux_2_28_x86_64.whl\n"
+        "sha256  " +
+            Hash('a') +
+            "\n"
+            "  Either the index serves another file than the one that was meant, or "
+            "requirements.txt was made for\n"
+            "  another Python or platform: export it anew, or leave its hashes out.\n");
+}
+
+TEST_CASE("two wishes for torch are named as that") {
+  Workplace work;
+  work.Toml("torch = \"2.15\"\n");
+  work.Write(
+      "uv.fails",
+      "error: No solution found when resolving dependencies\n"
+      "  cause: Because all versions of oldtorch depend on torch==2.14.0 and you require "
+      "torch>=2.15.dev0, we can conclude that your requirements and all versions of oldtorch "
+      "are incompatible.\n");
+  CHECK(work.Failure() ==
+        "envkit.toml:5:9: error: oldtorch needs torch==2.14.0, and [environment] torch is "
+        "\"2.15\"\n"
+        "    5 | torch = \"2.15\"\n"
+        "      |         ^^^^^^\n"
+        "  Choose torch = \"2.14.0\", or another version of oldtorch, or leave it out.\n"
+        "  uv says: No solution found when resolving dependencies\n"
+        "    cause: Because all versions of oldtorch depend on torch==2.14.0 and you require "
+        "torch>=2.15.dev0, we can conclude that your requirements and all versions of oldtorch are "
+        "incompatible.\n");
+  work.Write("project/requirements.txt", "torch<2\n");
+  work.Toml("requirements = [\"requirements.txt\"]\n");
+  work.Write("uv.fails",
+             "error: No solution found when resolving dependencies\n  cause: Because you require "
+             "torch==2.15.* and torch<2, we can conclude that your requirements are "
+             "unsatisfiable.\n");
+  CHECK(work.Failure().starts_with(
+      "error: locking: requirements.txt needs torch<2, and [environment] torch is \"2.15\"\n"
+      "  Choose a torch that fits, or another version of requirements.txt, or leave it out.\n"));
+}
+
+TEST_CASE("an index that wants a login says so") {
+  Workplace work;
+  work.Write("uv.fails",
+             "error: No solution found when resolving dependencies\n  cause: Because six was not "
+             "found in the package registry\n\nhint: An index URL (http://example.com/simple) "
+             "could not be queried due to a lack of valid authentication credentials (401 "
+             "Unauthorized)\n");
+  const auto report = work.Update();
+  REQUIRE_FALSE(report);
+  CHECK(report.error().code == ExitCode::kMissing);
+  CHECK(
+      report.error().next ==
+      "The indexes are http://example.com/simple (UV_DEFAULT_INDEX).\n"
+      "The one that refuses wants credentials: a line in ~/.netrc (machine, login, password), or\n"
+      "UV_INDEX_NAME_USERNAME and UV_INDEX_NAME_PASSWORD for the NAME that it has in [index].");
+  CHECK(report.error().Text().find("secret") == std::string::npos);
+}
+
+TEST_CASE("what uv says of our own files has the names that people know") {
+  Workplace work;
+  work.Write("uv.fails",
+             "error: Couldn't parse requirement in `$PWD/envkit.toml.in` at position 14\n");
+  CHECK(work.Failure().find("in `$PWD/envkit.toml`\n") != std::string::npos);
+}
+
+TEST_CASE("Debian packages stay where nothing that they follow from has changed") {
+  Workplace work;
+  REQUIRE(work.Update());
+  work.Remove("apt.called");
+  work.Write("uris", Workplace::Uri("libc6", "2.41-2", '3'));
+  work.Toml("packages = [\"six\"]\n");
+  const auto wheels = work.Update();
+  REQUIRE(wheels);
+  CHECK(work.Read("apt.called").empty());
+  CHECK(wheels->lock.debs.size() == 2);
+  REQUIRE(work.Update({false, "torch"}));
+  CHECK(work.Read("apt.called").empty());
+  work.Toml("system = [\"git\"]\n");
+  const auto system = work.Update();
+  REQUIRE(system);
+  CHECK(system->diff == "~ libc6 2.41-1 → 2.41-2 (10 B)\n- zlib1g 1:1.3");
+  CHECK(system->new_files.bytes == 10);
+  REQUIRE(system->changes.size() == 2);
+}
+
+TEST_CASE("another generation of CUDA is refused with the one that brings it") {
+  Workplace work;
+  const std::string two =
+      "[[packages]]\nname = \"nvidia-nccl-cu12\"\nversion = \"2\"\nwheels = [{ url = "
+      "\"http://example.com/nvidia_nccl_cu12-2-py3-none-any.whl\", size = 9, hashes = { sha256 = "
+      "\"" +
+      Hash('7') + "\" } }]\n";
+  std::string one = two;
+  for (std::size_t at = 0; (at = one.find("cu12", at)) != std::string::npos;) {
+    one.replace(at, 4, "cu13");
+  }
+  work.Write("annotations", "nvidia-nccl-cu12==2  # via tensorflow\n");
+  const std::string plain = work.Read("pylock");
+  work.Write("pylock", plain + one + two);
+  CHECK(work.Failure().starts_with(
+      "error: locking: nvidia-nccl-cu12 (tensorflow asks for it) and torch's nvidia-nccl-cu13 are "
+      "one library for two generations of CUDA, of which a process can have one\n"
+      "  Take a build of it for CUDA 13"));
+  work.Write("pylock", plain + two);
+  const auto report = work.Update();
+  REQUIRE(report);
+  REQUIRE(report->findings.size() == 1);
+  CHECK(report->findings[0].id == "cuda-generation");
+  // A check needs no uv to say it again.
+  work.Remove("uv.called");
+  const auto check = work.Update({true, std::nullopt});
+  REQUIRE(check);
+  CHECK(check->findings.size() == 1);
+  CHECK(work.Read("uv.called").empty());
 }

@@ -119,9 +119,15 @@ TEST_CASE("what cannot be locked says so") {
   CHECK(
       failure(
           "[[packages]]\nname = \"mine\"\nversion = \"1\"\narchive = { path = \"mine.zip\" }\n") ==
-      "error: mine cannot be locked: it does not come as a wheel from a Python index\n"
-      "  A lock names files that any index can serve again. Ask for it by name and version in "
-      "[environment] packages.\n");
+      "error: mine comes as source, and a lock names wheels\n"
+      "  Make a wheel of it once, for CPython 3.13 on x86_64, and name that in [environment] "
+      "packages:\n"
+      "    pip wheel --no-deps mine -w wheels\n"
+      "    packages = [\"./wheels/….whl\"]\n");
+  CHECK(failure("[[packages]]\nname = \"mine\"\nversion = \"1\"\n") ==
+        "error: mine cannot be locked: it does not come as a wheel from a Python index\n"
+        "  A lock names files that any index can serve again. Ask for it by name and version in "
+        "[environment] packages.\n");
   CHECK(failure(Package("old", Entry("old-1.0-cp27-cp27mu-linux_x86_64.whl"))) ==
         "error: old 1.0 has no wheel for CPython 3.13 on x86_64\n"
         "  Ask for another version of it in [environment] packages.\n");
@@ -154,8 +160,8 @@ TEST_CASE("uv's words reach the user, with what to do, and without passwords") {
         "error: uv could not resolve the Python packages\n"
         "No solution found when resolving dependencies\n"
         "  cause: you require a>3\n"
-        "  Change torch, python or packages in [environment] of envkit.toml so that they fit "
-        "together.\n");
+        "  Change torch, python, packages or requirements in [environment] of envkit.toml so that "
+        "they fit together.\n");
   CHECK(UvError("panic\n", {}).Text() ==
         "error: uv could not resolve the Python packages\n"
         "panic\n"

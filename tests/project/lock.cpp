@@ -199,6 +199,38 @@ TEST_CASE("the digest covers all but what was built") {
   CHECK(changed([](Lock& l) { l.debs[0].size += 1; }));
 }
 
+TEST_CASE("requirement files and origins of wheels are written only where there are any") {
+  Lock lock = Small();
+  const std::string plain = LockToToml(lock);
+  CHECK(plain.find("requirements") == std::string::npos);
+  CHECK(plain.find("from = ") == std::string::npos);
+  lock.inputs.requirements = {"pyproject.toml[dev]"};
+  lock.inputs.files = {{"pyproject.toml", std::string(64, 'f')}};
+  lock.wheels[1].from = "wheels/numpy.whl";
+  const std::string text = LockToToml(lock);
+  CHECK(text.find("inputs.requirements = [\n  \"pyproject.toml[dev]\",\n]\ninputs.files = [\n"
+                  "  { path = \"pyproject.toml\", sha256 = \"" +
+                  std::string(64, 'f') + "\" },\n]\n\nwheels") != std::string::npos);
+  CHECK(text.find("x86_64.whl\", from = \"wheels/numpy.whl\" },") != std::string::npos);
+  const auto read = ParseLock(text, "envkit.lock");
+  REQUIRE_MESSAGE(read, read.error().Text());
+  CHECK(LockToToml(*read) == text);
+  CHECK(read->inputs == lock.inputs);
+  CHECK(Problems(Replaced(text, "from = \"wheels", "from = \"https://ana:secret@example.com"))
+            .find("from is not a path or a URL") != std::string::npos);
+
+  LockInputs inputs = lock.inputs;
+  inputs.files[0].sha256 = std::string(64, '0');
+  CHECK(LockDifferences(lock, inputs) ==
+        std::vector<std::string>{"pyproject.toml: its content changed"});
+  inputs.files = {{"b.txt", std::string(64, '0')}};
+  inputs.requirements = {"b.txt"};
+  CHECK(LockDifferences(lock, inputs) ==
+        std::vector<std::string>{"environment.requirements: - \"pyproject.toml[dev]\"",
+                                 "environment.requirements: + \"b.txt\"",
+                                 "pyproject.toml: no longer asked for", "b.txt: not yet locked"});
+}
+
 TEST_CASE("a damaged lock is refused at the place of the damage") {
   const std::string text = LockToToml(Small());
   CHECK(Problems(text).empty());
@@ -239,7 +271,8 @@ TEST_CASE("a damaged lock is refused at the place of the damage") {
       {numpy, "numpy.tar.gz", "file is not a wheel's file name"},
       {numpy, "torch-2.15.0-cp313-cp313-manylinux_2_28_x86_64.whl",
        "\"torch-2.15.0-cp313-cp313-manylinux_2_28_x86_64.whl\" is listed twice"},
-      {"size = 16000000", "size = 0", "size: 0 is out of range; it is from 1 to 1000000000000"},
+      {"size = 16000000", "size = -1", "size: -1 is out of range; it is from 0 to 1000000000000"},
+      {"size = 90000", "size = 0", "size: 0 is out of range; it is from 1 to 1000000000000"},
       {"size = 16000000", "size = 9e9", "size: expected an integer, got a number with a point"},
       {"size = 16000000, ", "", "[wheels[0]] has no \"size\""},
       {"size = 16000000", "size = 1, url = \"https://example.com\"",

@@ -12,28 +12,54 @@
 namespace envkit {
 namespace {
 
+nlohmann::json ToJson(const LockReport& report) {
+  const Lock& lock = report.lock;
+  nlohmann::json changes = nlohmann::json::array(), findings = nlohmann::json::array();
+  for (const LockChange& change : report.changes) {
+    constexpr const char* kKinds[] = {"added", "removed", "changed", "other-file"};
+    changes.push_back({{"kind", kKinds[static_cast<int>(change.kind)]},
+                       {"of", change.debian ? "debian" : "wheel"},
+                       {"package", change.package},
+                       {"before", change.before},
+                       {"after", change.after},
+                       {"bytes", change.bytes}});
+  }
+  for (const LockFinding& finding : report.findings) {
+    findings.push_back({{"id", finding.id},
+                        {"package", finding.package},
+                        {"cause", finding.cause},
+                        {"remedy", finding.remedy}});
+  }
+  return {
+      {"schema", 1},
+      {"resolved", report.resolved},
+      {"changed", report.changed},
+      {"digest", lock.Digest()},
+      {"torch", lock.torch},
+      {"cuda", lock.cuda},
+      {"python", lock.python},
+      {"wheels", lock.wheels.size()},
+      {"debian_packages", lock.debs.size()},
+      {"diff", report.diff},
+      {"changes", changes},
+      {"findings", findings},
+      {"download", {{"bytes", report.new_files.bytes}, {"in_store", report.new_files.in_store}}}};
+}
+
 void Print(const LockReport& report, const std::string& ending, Context& context) {
   const Lock& lock = report.lock;
-  if (context.json) {
-    const nlohmann::json answer = {{"schema", 1},
-                                   {"resolved", report.resolved},
-                                   {"changed", report.changed},
-                                   {"digest", lock.Digest()},
-                                   {"torch", lock.torch},
-                                   {"cuda", lock.cuda},
-                                   {"python", lock.python},
-                                   {"wheels", lock.wheels.size()},
-                                   {"debian_packages", lock.debs.size()},
-                                   {"diff", report.diff}};
-    context.terminal.Answer(answer.dump(2));
-    return;
-  }
+  if (context.json) return context.terminal.Answer(ToJson(report).dump(2));
   context.terminal.Step(
       "lock", fmt::format("torch {} · {} · {} wheels · {} Debian packages   {}", lock.torch,
                           lock.cuda.empty() ? "no CUDA" : "CUDA " + lock.cuda, lock.wheels.size(),
                           lock.debs.size(), ending));
-  std::istringstream lines(report.diff);
-  for (std::string line; std::getline(lines, line);) context.terminal.Note(line);
+  std::istringstream lines(report.diff + "\n" + DescribeFetch(report.new_files));
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.empty()) context.terminal.Note(line);
+  }
+  for (const LockFinding& finding : report.findings) {
+    context.terminal.Warn(finding.cause + "\n  " + finding.remedy);
+  }
 }
 
 Result<int> RunLock(const LockRequest& request, Context& context) {
@@ -60,7 +86,8 @@ Result<int> RunLock(const LockRequest& request, Context& context) {
 Command LockCommand() {
   return {"lock", "Resolve what envkit.toml asks for and write envkit.lock",
           "envkit lock                    after a change of envkit.toml\n"
-          "envkit lock --upgrade system   newer Debian packages, the same wheels",
+          "envkit lock --upgrade system   newer Debian packages, the same wheels\n"
+          "envkit lock --check            in CI: exit code 1 where the lock is stale",
           [](CLI::App& app) -> Action {
             auto request = std::make_shared<LockRequest>();
             CLI::Option* check =

@@ -10,6 +10,7 @@
 #include <system_error>
 #include <thread>
 
+#include "base/digest.h"
 #include "base/files.h"
 #include "base/http.h"
 #include "image/debian.h"
@@ -102,6 +103,43 @@ Result<std::vector<Download>> LocateDebs(const std::vector<LockedDeb>& debs,
   return downloads;
 }
 
+bool IsUrl(const std::string& from) {
+  return from.starts_with("http://") || from.starts_with("https://");
+}
+
+// A wheel of the user's own, into the store, where everything else is too.
+Result<void> TakeLocal(const Project& project, const LockedWheel& wheel, const Store& store) {
+  const fs::path source = project.root / wheel.from;
+  const fs::path target = store.DownloadPath(wheel.sha256, wheel.file);
+  std::error_code error;
+  if (!fs::is_regular_file(source, error)) {
+    return Missing(fmt::format("envkit.lock names the wheel {}, which is not there", wheel.from),
+                   "Put it back, or lock without it:  envkit lock");
+  }
+  ENVKIT_CHECK(MakeDirectories(target.parent_path()));
+  ENVKIT_TRY(const fs::path temporary, MakeTempDirectory(target.parent_path(), "local"));
+  const auto take = [&]() -> Result<void> {
+    const fs::path copy = temporary / wheel.file;
+    if (!fs::copy_file(source, copy, error)) {
+      return FileFailure("copying to", copy, error.value());
+    }
+    // Of the copy: the original may be written to meanwhile.
+    ENVKIT_TRY(const std::string sha256, Sha256OfFile(copy));
+    if (sha256 != wheel.sha256) {
+      return Usage(fmt::format("{} is another file than the one in envkit.lock\nlocked  {}\n"
+                               "found   {}",
+                               wheel.from, wheel.sha256, sha256),
+                   "The lock is stale. Renew it:  envkit lock");
+    }
+    fs::rename(copy, target, error);
+    if (error) return FileFailure("writing", target, error.value());
+    return {};
+  };
+  auto taken = take();
+  ENVKIT_CHECK(RemoveTree(temporary));
+  return taken;
+}
+
 }  // namespace
 
 Result<FetchOutcome> FetchLocked(const Project& project, const FetchRequest& request,
@@ -112,7 +150,22 @@ Result<FetchOutcome> FetchLocked(const Project& project, const FetchRequest& req
                                    [&](const Wanted& other) { return other.sha256 == sha256; });
     if (!known && !Present(store, sha256, file)) wanted.push_back({file, sha256, size});
   };
-  for (const LockedWheel& wheel : request.wheels) want(wheel.file, wheel.sha256, wheel.size);
+  std::vector<Download> direct;
+  for (const LockedWheel& wheel : request.wheels) {
+    if (wheel.from.empty()) {
+      want(wheel.file, wheel.sha256, wheel.size);
+    } else if (Present(store, wheel.sha256, wheel.file)) {
+      continue;
+    } else if (IsUrl(wheel.from)) {
+      direct.push_back({{wheel.from},
+                        store.DownloadPath(wheel.sha256, wheel.file),
+                        wheel.sha256,
+                        wheel.size,
+                        wheel.file});
+    } else {
+      ENVKIT_CHECK(TakeLocal(project, wheel, store));
+    }
+  }
   for (const DataArtefact& data : request.data) {
     if (!data.path) want(data.file, data.sha256, 0);
   }
@@ -121,15 +174,15 @@ Result<FetchOutcome> FetchLocked(const Project& project, const FetchRequest& req
     if (!Present(store, deb.sha256, deb.file)) debs.push_back(deb);
   }
   FetchOutcome outcome;
-  if (wanted.empty() && debs.empty()) return outcome;
+  if (wanted.empty() && debs.empty() && direct.empty()) return outcome;
 
   std::vector<Download> downloads;
   if (!wanted.empty()) {
-    ENVKIT_TRY(
-        const PythonIndexes indexes,
-        CompleteIndexes(ConfiguredIndexes(project.indexes, CurrentEnvironment()), store, terminal));
+    ENVKIT_TRY(const PythonIndexes indexes,
+               CompleteIndexes(IndexesOf(project, CurrentEnvironment()), store, terminal));
     ENVKIT_TRY(downloads, LocateOnIndex(wanted, indexes, store));
   }
+  downloads.insert(downloads.end(), direct.begin(), direct.end());
   const std::size_t wheels = downloads.size();
   if (!debs.empty()) {
     ENVKIT_TRY(const std::string codename, DebianCodename(project.environment.base));

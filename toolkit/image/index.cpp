@@ -450,6 +450,18 @@ PythonIndexes ConfiguredIndexes(const std::vector<IndexSetting>& of_project,
   return indexes;
 }
 
+PythonIndexes IndexesOf(const Project& project, const Environment& environment) {
+  PythonIndexes indexes = ConfiguredIndexes(project.indexes, environment);
+  for (const RequirementFile& file : project.requirement_files) {
+    for (const std::string& url : file.indexes) {
+      if (!SplitUrl(url) || url == indexes.main) continue;
+      std::vector<std::string>& extra = indexes.extra;
+      if (std::find(extra.begin(), extra.end(), url) == extra.end()) extra.push_back(url);
+    }
+  }
+  return indexes;
+}
+
 std::string PercentDecode(std::string_view text) {
   std::string decoded;
   for (std::size_t at = 0; at < text.size(); ++at) {

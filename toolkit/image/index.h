@@ -45,6 +45,9 @@ struct IndexFile {
   std::uint64_t size = 0;
 };
 
+// The indexes of this machine, of [index] and of the requirement files.
+PythonIndexes IndexesOf(const Project& project, const Environment& environment);
+
 // A project's page of the simple API, as JSON (PEP 691) or HTML (PEP 503). PAGE_URL resolves
 // relative links. What is listed is the index's word only: files are verified when they arrive.
 Result<std::vector<IndexFile>> ParseSimplePage(std::string_view body, std::string_view page_url);

@@ -19,19 +19,6 @@
 namespace envkit {
 namespace {
 
-// Shown at [environment] KEY in the project's file, as the parser shows its own diagnostics.
-Error UsageAt(const Project& project, const std::string& key, std::string message,
-              std::string hint) {
-  if (const auto text = ReadFile(project.file)) {
-    TomlDocument document(*text, project.file.filename().string());
-    if (const auto value = document.Root().Table("environment").StringOrInteger(key)) {
-      document.Report(value->at, message, hint);
-      if (auto checked = document.Check(); !checked) return std::move(checked.error());
-    }
-  }
-  return Error{ExitCode::kUsage, std::move(message), std::move(hint), {}, false};
-}
-
 std::string TorchRequirement(const std::string& version) {
   const bool exact = std::count(version.begin(), version.end(), '.') >= 2;
   return fmt::format("torch=={}{}", version, exact ? "" : ".*");
@@ -58,21 +45,117 @@ std::string CudaOf(const std::vector<LockedWheel>& wheels) {
   return "";
 }
 
-Result<void> ResolveWheels(const Project& project, const Recipes& recipes, const Store& store,
-                           Terminal& terminal, const Lock* previous, Lock& lock) {
+// As uv takes it: a path alone would begin at uv's own directory.
+std::string ForUv(const std::string& requirement, const Project& project) {
+  const auto local = ParseLocalWheel(requirement);
+  if (!local) return requirement;
+  return fmt::format("{}{} @ {}{}{}", local->name, local->extras,
+                     FileUrl((project.root / local->path).lexically_normal()),
+                     local->marker.empty() ? "" : " ; ", local->marker);
+}
+
+PythonRequest RequestOf(const Project& project, const Recipes& recipes, const Lock* previous) {
   PythonRequest request;
   request.python = project.environment.python;
-  std::set<std::string> requirements(project.environment.packages.begin(),
-                                     project.environment.packages.end());
+  request.root = project.root;
+  std::set<std::string> requirements;
+  for (const std::string& package : project.environment.packages) {
+    requirements.insert(ForUv(package, project));
+  }
   for (const auto& [profile, recipe] : recipes) {
     requirements.insert(recipe.requirements.begin(), recipe.requirements.end());
   }
-  request.requirements = {TorchRequirement(project.environment.torch)};
-  request.requirements.insert(request.requirements.end(), requirements.begin(), requirements.end());
+  PythonSource own{project.file.filename().string(), {TorchRequirement(project.environment.torch)}};
+  own.requirements.insert(own.requirements.end(), requirements.begin(), requirements.end());
+  request.sources.push_back(std::move(own));
+  for (const RequirementFile& file : project.requirement_files) {
+    if (file.read_by_uv) {
+      request.files.push_back((project.root / file.path).lexically_normal());
+      continue;
+    }
+    // Files of one name in several directories are sources of their own.
+    std::string name = std::filesystem::path(file.path).filename().string();
+    const auto taken =
+        std::count_if(request.sources.begin(), request.sources.end(),
+                      [&](const PythonSource& source) { return source.name.ends_with(name); });
+    if (taken > 0) name = fmt::format("{}-{}", taken + 1, name);
+    request.sources.push_back({name, file.lines});
+  }
   if (previous != nullptr) request.preferred = previous->wheels;
+  return request;
+}
 
-  const PythonIndexes indexes = ConfiguredIndexes(project.indexes, CurrentEnvironment());
-  ENVKIT_TRY(PythonResolution resolution, ResolvePython(request, indexes, store, terminal));
+// uv's explanation, put as what it means: two wishes for torch.
+Error Explain(const Project& project, Error error) {
+  const auto conflict = FindTorchConflict(error.what);
+  if (!conflict) return error;
+  std::string asker = conflict->package;
+  for (const RequirementFile& file : project.requirement_files) {
+    if (!asker.empty()) break;
+    if (file.asks.contains("torch")) asker = file.path;
+  }
+  if (asker.empty()) return error;
+  const std::string spec = conflict->requirement.substr(5);
+  const std::string wanted = spec.starts_with("==") ? spec.substr(2) : "";
+  const bool exact = !wanted.empty() && std::all_of(wanted.begin(), wanted.end(), [](char c) {
+    return (c >= '0' && c <= '9') || c == '.';
+  });
+  const std::string words = error.what.substr(error.what.find('\n') + 1);
+  return UsageAt(project, "torch", "",
+                 fmt::format("{} needs {}, and [environment] torch is \"{}\"", asker,
+                             conflict->requirement, project.environment.torch),
+                 fmt::format("Choose {}, or another version of {}, or leave it out.\nuv says: {}",
+                             exact ? fmt::format("torch = \"{}\"", wanted) : "a torch that fits",
+                             asker, words));
+}
+
+// The hashes that requirements.txt and pylock.toml allow, which uv does not compare.
+Result<void> CheckHashes(const Project& project, const std::vector<LockedWheel>& wheels) {
+  for (const RequirementFile& file : project.requirement_files) {
+    for (const LockedWheel& wheel : wheels) {
+      const auto allowed = file.hashes.find(wheel.name);
+      if (allowed == file.hashes.end() || allowed->second.contains(wheel.sha256)) continue;
+      return Usage(
+          fmt::format("{} has other hashes for {} {}, none of which is that of the index's "
+                      "file\n{}\nsha256  {}",
+                      file.path, wheel.name, wheel.version, wheel.file, wheel.sha256),
+          fmt::format("Either the index serves another file than the one that was meant, "
+                      "or {} was made for\nanother Python or platform: export it anew, or "
+                      "leave its hashes out.",
+                      file.path));
+    }
+  }
+  return {};
+}
+
+// Into the store, where their size is known too.
+Result<void> TakeOwnWheels(const Project& project, const Store& store, Terminal& terminal,
+                           std::vector<LockedWheel>& wheels) {
+  FetchRequest fetch;
+  for (const LockedWheel& wheel : wheels) {
+    if (!wheel.from.empty()) fetch.wheels.push_back(wheel);
+  }
+  if (fetch.wheels.empty()) return {};
+  ENVKIT_CHECK(FetchLocked(project, fetch, store, terminal));
+  for (LockedWheel& wheel : wheels) {
+    if (wheel.from.empty()) continue;
+    std::error_code error;
+    wheel.size = std::filesystem::file_size(store.DownloadPath(wheel.sha256, wheel.file), error);
+  }
+  return {};
+}
+
+Result<void> ResolveWheels(const Project& project, const Recipes& recipes, const Store& store,
+                           Terminal& terminal, const Lock* previous, Lock& lock,
+                           std::vector<LockFinding>& findings) {
+  ENVKIT_CHECK(RejectErrors(project, JudgeRequirements(project)));
+  const PythonRequest request = RequestOf(project, recipes, previous);
+  const PythonIndexes indexes = IndexesOf(project, CurrentEnvironment());
+  auto resolved = ResolvePython(request, indexes, store, terminal);
+  if (!resolved) return Unexpected(Explain(project, std::move(resolved.error())));
+  PythonResolution resolution = std::move(*resolved);
+  ENVKIT_CHECK(CheckHashes(project, resolution.wheels));
+  ENVKIT_CHECK(TakeOwnWheels(project, store, terminal, resolution.wheels));
   lock.wheels = std::move(resolution.wheels);
   lock.source_date_epoch = resolution.torch_uploaded;
   const LockedWheel* torch = Find(lock.wheels, "torch");
@@ -82,20 +165,27 @@ Result<void> ResolveWheels(const Project& project, const Recipes& recipes, const
   const std::string& cuda = project.environment.cuda;
   if (lock.cuda.empty() && cuda != "cpu") {
     return Unexpected(UsageAt(
-        project, "cuda",
+        project, "cuda", "",
         fmt::format("the index's PyTorch {} has no CUDA in it: {}", lock.torch, torch->file),
         fmt::format("The index is {}. Choose one with a CUDA build, or cuda = \"cpu\".",
                     indexes.Describe())));
   }
   if (cuda != "auto" && cuda != "cpu" && cuda != lock.cuda) {
     return Unexpected(UsageAt(
-        project, "cuda",
+        project, "cuda", "",
         fmt::format("this index's build of PyTorch {} is for CUDA {}, not {}", lock.torch,
                     lock.cuda, cuda),
         fmt::format("Choose cuda = \"{}\" or \"auto\", or an index that has the other build "
                     "([index] in this file).\nThe index is {}.",
                     lock.cuda, indexes.Describe())));
   }
+  findings = JudgeWheels(lock, {});
+  if (!findings.empty()) {
+    findings =
+        JudgeWheels(lock, ParseAnnotations(AnnotatePython(request, indexes, store, terminal)));
+  }
+  ENVKIT_CHECK(RejectErrors(project, findings));
+  for (LockFinding& finding : JudgePaths(lock, store)) findings.push_back(std::move(finding));
   return {};
 }
 
@@ -118,20 +208,24 @@ Result<DebianResolution> ResolveSystem(const Project& project, const Recipes& re
 }  // namespace
 
 Result<Lock> ResolveLock(const Project& project, const Recipes& recipes, const Store& store,
-                         Terminal& terminal, const ResolveOptions& options) {
+                         Terminal& terminal, const ResolveOptions& options,
+                         std::vector<LockFinding>* findings) {
   Lock lock;
   lock.inputs = InputsOf(project, RecipesDigest(recipes));
   lock.python = project.environment.python;
   if (auto codename = DebianCodename(project.environment.base); !codename) {
-    return Unexpected(UsageAt(project, "base", codename.error().what, codename.error().next));
+    return Unexpected(UsageAt(project, "base", "", codename.error().what, codename.error().next));
   }
   const bool wheels = !options.system_only || options.previous == nullptr;
+  const bool keep_system = options.keep_system && options.previous != nullptr;
   const auto progress =
       terminal.StartProgress("lock", wheels ? "resolving packages" : "resolving Debian packages",
-                             recipes.size() + (wheels ? 2 : 1), "steps");
+                             keep_system ? 1 : recipes.size() + (wheels ? 2 : 1), "steps");
   // Each waits for a network of its own.
-  auto system = std::async(std::launch::async,
-                           [&] { return ResolveSystem(project, recipes, store, *progress); });
+  auto system = std::async(std::launch::async, [&]() -> Result<DebianResolution> {
+    if (!keep_system) return ResolveSystem(project, recipes, store, *progress);
+    return DebianResolution{options.previous->debs, options.previous->source_date_epoch};
+  });
   if (!wheels) {
     const Lock& previous = *options.previous;
     lock.torch = previous.torch;
@@ -139,7 +233,9 @@ Result<Lock> ResolveLock(const Project& project, const Recipes& recipes, const S
     lock.wheels = previous.wheels;
     lock.source_date_epoch = previous.source_date_epoch;
   } else {
-    ENVKIT_CHECK(ResolveWheels(project, recipes, store, terminal, options.previous, lock));
+    std::vector<LockFinding> found;
+    ENVKIT_CHECK(ResolveWheels(project, recipes, store, terminal, options.previous, lock, found));
+    if (findings != nullptr) *findings = std::move(found);
     progress->Add(1);
   }
   ENVKIT_TRY(DebianResolution debian, system.get());
@@ -148,43 +244,6 @@ Result<Lock> ResolveLock(const Project& project, const Recipes& recipes, const S
   // the layers of everything that did not change as they are.
   if (lock.source_date_epoch == 0) lock.source_date_epoch = debian.released;
   return lock;
-}
-
-std::string LockDiff(const Lock& before, const Lock& after) {
-  const auto versions = [](const auto& packages) {
-    std::map<std::string, std::pair<std::string, std::string>> by_name;  // → version, sha256
-    for (const auto& package : packages) {
-      auto& [version, sha256] = by_name[package.name];
-      version += (version.empty() ? "" : ", ") + package.version;
-      sha256 += package.sha256;
-    }
-    return by_name;
-  };
-  std::string diff;
-  const auto compare = [&diff](const auto& old_packages, const auto& new_packages) {
-    std::set<std::string> names;
-    for (const auto& [name, what] : old_packages) names.insert(name);
-    for (const auto& [name, what] : new_packages) names.insert(name);
-    for (const std::string& name : names) {
-      const auto old_one = old_packages.find(name);
-      const auto new_one = new_packages.find(name);
-      if (old_one != old_packages.end() && new_one != new_packages.end()) {
-        if (old_one->second == new_one->second) continue;
-        if (old_one->second.first == new_one->second.first) {
-          diff += fmt::format("~ {} {} (another file)\n", name, old_one->second.first);
-          continue;
-        }
-      }
-      if (old_one != old_packages.end())
-        diff += fmt::format("- {} {}\n", name, old_one->second.first);
-      if (new_one != new_packages.end())
-        diff += fmt::format("+ {} {}\n", name, new_one->second.first);
-    }
-  };
-  compare(versions(before.wheels), versions(after.wheels));
-  compare(versions(before.debs), versions(after.debs));
-  if (!diff.empty()) diff.pop_back();
-  return diff;
 }
 
 }  // namespace envkit

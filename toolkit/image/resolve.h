@@ -9,6 +9,8 @@
 #include "base/http.h"
 #include "base/result.h"
 #include "base/terminal.h"
+#include "image/lock_changes.h"
+#include "image/lock_findings.h"
 #include "image/recipe.h"
 #include "image/store.h"
 #include "project/lock.h"
@@ -18,11 +20,15 @@ namespace envkit {
 
 struct ResolveOptions {
   bool system_only = false;  // keep the wheels of PREVIOUS, re-lock the Debian part alone
+  bool keep_system = false;  // keep the Debian part of PREVIOUS
   const Lock* previous = nullptr;
 };
 
+// Wheels of the user's own and from URLs are in the store afterwards. FINDINGS gets the warnings;
+// what cannot work is an error.
 Result<Lock> ResolveLock(const Project& project, const Recipes& recipes, const Store& store,
-                         Terminal& terminal, const ResolveOptions& options = {});
+                         Terminal& terminal, const ResolveOptions& options = {},
+                         std::vector<LockFinding>* findings = nullptr);
 
 // What `envkit lock` does about PROJECT's envkit.lock.
 struct LockRequest {
@@ -35,6 +41,9 @@ struct LockReport {
   bool resolved = false;  // false: it fitted, and was left as it is
   bool changed = false;
   std::string diff;  // LockDiff to the lock that was there
+  std::vector<LockChange> changes;
+  NewFiles new_files;  // that the lock before did not name
+  std::vector<LockFinding> findings;
 };
 // Locked versions stay where they still fit, unless an upgrade was asked for. The file is written
 // when all is resolved, at once.
@@ -54,8 +63,5 @@ struct FetchOutcome {
 };
 Result<FetchOutcome> FetchLocked(const Project& project, const FetchRequest& request,
                                  const Store& store, Terminal& terminal);
-
-// "- libgcc-s1 14.2.0-19\n+ libgcc-s1 14.2.0-20": one line per package that differs.
-std::string LockDiff(const Lock& before, const Lock& after);
 
 }  // namespace envkit

@@ -11,6 +11,15 @@
 
 namespace envkit {
 namespace fs = std::filesystem;
+namespace {
+
+// Nothing that the Debian part follows from has changed.
+bool SameSystem(const LockInputs& before, const LockInputs& after) {
+  return before.base == after.base && before.system == after.system &&
+         before.recipes == after.recipes;
+}
+
+}  // namespace
 
 Result<LockReport> UpdateLock(const Project& project, const Recipes& recipes,
                               const LockRequest& request, Terminal& terminal) {
@@ -39,6 +48,7 @@ Result<LockReport> UpdateLock(const Project& project, const Recipes& recipes,
   LockReport report;
   if (stale.empty() && !request.upgrade) {
     report.lock = std::move(*old);
+    report.findings = JudgeWheels(report.lock, {});
     return report;
   }
 
@@ -48,6 +58,7 @@ Result<LockReport> UpdateLock(const Project& project, const Recipes& recipes,
     preferred = *old;
     options.system_only = request.upgrade == "system" && stale.empty();
     if (request.upgrade != "") options.previous = &preferred;
+    options.keep_system = request.upgrade != "system" && SameSystem(old->inputs, inputs);
     if (request.upgrade && !request.upgrade->empty() && *request.upgrade != "system") {
       const std::string name = NormaliseName(*request.upgrade);
       const std::size_t dropped = std::erase_if(
@@ -59,14 +70,18 @@ Result<LockReport> UpdateLock(const Project& project, const Recipes& recipes,
     }
   }
   ENVKIT_TRY(const Store store, Store::Open());
-  auto lock = ResolveLock(project, recipes, store, terminal, options);
+  auto lock = ResolveLock(project, recipes, store, terminal, options, &report.findings);
   if (!lock) return Wrap(std::move(lock.error()), "locking");
   report.lock = std::move(*lock);
   report.resolved = true;
   report.changed = !old || report.lock.Digest() != old->Digest();
   // Images stand for the lock that they were built from.
   if (!report.changed) report.lock.built = old->built;
-  if (old) report.diff = LockDiff(*old, report.lock);
+  if (old) {
+    report.changes = ChangesBetween(*old, report.lock);
+    report.diff = LockDiff(*old, report.lock);
+  }
+  report.new_files = FilesToFetch(old.value_or(Lock{}), report.lock, store);
   ENVKIT_CHECK(WriteFileAtomic(file, LockToToml(report.lock)));
   return report;
 }

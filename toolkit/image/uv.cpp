@@ -21,6 +21,7 @@
 #include "base/toml.h"
 #include "image/recipe.h"
 #include "image/wheel_name.h"
+#include "project/checks.h"
 
 namespace envkit {
 namespace fs = std::filesystem;
@@ -203,6 +204,113 @@ std::string PreferencesAsPylock(const std::vector<LockedWheel>& wheels) {
   return text;
 }
 
+// A uv.toml of the user's own stays in force; what lies in the project and means the host's Python
+// does not.
+void OnlyUserSettings(ProcessSpec& spec, const Environment& environment) {
+  const auto get = [&environment](const char* name) {
+    const auto found = environment.find(name);
+    return found == environment.end() ? fs::path() : fs::path(found->second);
+  };
+  if (!get("UV_CONFIG_FILE").empty() || !get("UV_NO_CONFIG").empty()) return;
+  fs::path directory = get("XDG_CONFIG_HOME");
+  if (!directory.is_absolute()) directory = get("HOME") / ".config";
+  std::error_code error;
+  if (fs::exists(directory / "uv/uv.toml", error)) {
+    spec.env["UV_CONFIG_FILE"] = (directory / "uv/uv.toml").string();
+  } else {
+    spec.env["UV_NO_CONFIG"] = "1";
+  }
+}
+
+// `uv pip compile` of all that REQUEST asks for, as far as its answers' formats have it in common.
+Result<ProcessSpec> Compile(const fs::path& uv, const PythonRequest& request,
+                            const PythonIndexes& indexes, const fs::path& work) {
+  ProcessSpec spec;
+  spec.argv = {uv.string(), "pip", "compile"};
+  for (const PythonSource& source : request.sources) {
+    std::string text;
+    for (const std::string& requirement : source.requirements) text += requirement + "\n";
+    const fs::path file = work / (source.name + ".in");
+    ENVKIT_CHECK(WriteFileAtomic(file, text));
+    spec.argv.push_back(file.string());
+  }
+  for (const fs::path& file : request.files) spec.argv.push_back(file.string());
+  spec.argv.insert(spec.argv.end(),
+                   {"--only-binary", ":all:",
+                    // The command line would be in the file otherwise.
+                    "--no-header", "--python-version", request.python,
+                    // "linux" would mean glibc 2.28, and lock stubs where only newer builds are
+                    // real.
+                    "--python-platform", fmt::format("{}-manylinux_2_{}", kMachine, kGlibcMinor),
+                    "--quiet", "--color", "never"});
+  const Environment environment = CurrentEnvironment();
+  spec.cwd = work;
+  spec.env = indexes.ForUv();
+  spec.env.merge(TrustForUv(environment));
+  spec.env["UV_PYTHON_DOWNLOADS"] = "never";
+  for (const char* name : {"UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_INDEX", "UV_DEFAULT_INDEX"}) {
+    if (!spec.env.contains(name)) spec.env_unset.emplace_back(name);
+  }
+  if (!request.files.empty()) {
+    // Relative paths in them begin there, as pip has it.
+    spec.cwd = request.root;
+    OnlyUserSettings(spec, environment);
+  }
+  return spec;
+}
+
+// What uv says of our files under the names that people know.
+std::string OwnNames(std::string words, const fs::path& work) {
+  const std::string directory = work.string() + "/";
+  for (std::size_t at = 0; (at = words.find(directory, at)) != std::string::npos;) {
+    words.erase(at, directory.size());
+  }
+  static const std::regex kPosition("(\\.toml)\\.in`( at position \\d+)?");
+  return std::regex_replace(words, kPosition, "$1`");
+}
+
+// Where a wheel lies that no index has: below the project as a path relative to it.
+std::string Origin(const std::string& from, const fs::path& work, const fs::path& root) {
+  if (from.starts_with("http://") || from.starts_with("https://")) {
+    return from.substr(0, from.find('#'));
+  }
+  fs::path path = from.starts_with("file://")
+                      ? fs::path(PercentDecode(std::string_view(from).substr(7)))
+                      : fs::path(from);
+  // uv says it relative to its output.
+  if (path.is_relative()) path = (work / path).lexically_normal();
+  const fs::path relative = path.lexically_relative(root);
+  return (relative.empty() || *relative.begin() == ".." ? path : relative).generic_string();
+}
+
+constexpr char kPrebuild[] =
+    "Make a wheel of it once, for CPython {} on x86_64, and name that in [environment] packages:\n"
+    "  pip wheel --no-deps {} -w wheels\n"
+    "  packages = [\"./wheels/….whl\"]";
+
+// What stands in uv's output for a package that comes from elsewhere than an index.
+Result<void> ReadArchive(TomlTable& package, const std::string& name, std::string_view python,
+                         std::vector<LockedWheel>& wheels) {
+  TomlTable archive = package.Table("archive");
+  if (archive) {
+    LockedWheel wheel;
+    if (const auto url = archive.String("url")) wheel.from = url->value;
+    if (const auto path = archive.String("path")) wheel.from = path->value;
+    if (const auto sha256 = archive.Table("hashes").String("sha256")) wheel.sha256 = sha256->value;
+    const std::string path = wheel.from.substr(0, wheel.from.find_first_of("?#"));
+    wheel.file = PercentDecode(path.substr(path.rfind('/') + 1));
+    if (wheel.file.ends_with(".whl")) {
+      wheels.push_back(std::move(wheel));
+      return {};
+    }
+  }
+  if (!archive && !package.Has("directory") && !package.Has("vcs") && !package.Has("sdist")) {
+    return {};
+  }
+  return Usage(fmt::format("{} comes as source, and a lock names wheels", name),
+               fmt::format(kPrebuild, python, name));
+}
+
 }  // namespace
 
 Result<fs::path> EnsureUv(const PythonIndexes& indexes, const Store& store, Terminal& terminal) {
@@ -255,31 +363,37 @@ Result<PythonResolution> ResolvePython(const PythonRequest& request, const Pytho
                                        const Store& store, Terminal& terminal) {
   ENVKIT_TRY(const fs::path uv, EnsureUv(indexes, store, terminal));
   ENVKIT_TRY(const WorkDirectory work, WorkDirectory::Make(store));
-  std::string requirements;
-  for (const std::string& requirement : request.requirements) requirements += requirement + "\n";
   const fs::path output = work.path() / "pylock.toml";
-  ENVKIT_CHECK(WriteFileAtomic(work.path() / "requirements.in", requirements));
   if (!request.preferred.empty()) {
     ENVKIT_CHECK(WriteFileAtomic(output, PreferencesAsPylock(request.preferred)));
   }
-  ProcessSpec spec;
-  spec.argv = {uv.string(), "pip", "compile", "requirements.in", "--only-binary", ":all:",
-               // The command line would be in the file otherwise.
-               "--no-header", "--generate-hashes", "--python-version", request.python,
-               // "linux" would mean glibc 2.28, and lock stubs where only newer builds are real.
-               "--python-platform", fmt::format("{}-manylinux_2_{}", kMachine, kGlibcMinor),
-               "--format", "pylock.toml", "-o", "pylock.toml", "--quiet", "--color", "never"};
-  spec.cwd = work.path();
-  spec.env = indexes.ForUv();
-  spec.env.merge(TrustForUv(CurrentEnvironment()));
-  spec.env["UV_PYTHON_DOWNLOADS"] = "never";
-  for (const char* name : {"UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_INDEX", "UV_DEFAULT_INDEX"}) {
-    if (!spec.env.contains(name)) spec.env_unset.emplace_back(name);
+  ENVKIT_TRY(ProcessSpec spec, Compile(uv, request, indexes, work.path()));
+  for (const char* word : {"--generate-hashes", "--format", "pylock.toml", "-o"}) {
+    spec.argv.emplace_back(word);
   }
+  spec.argv.push_back(output.string());
   ENVKIT_TRY(const ProcessResult result, RunProcess(spec));
-  if (result.exit_code != 0) return Unexpected(UvError(result.err, indexes));
+  if (result.exit_code != 0) {
+    return Unexpected(UvError(OwnNames(result.err, work.path()), indexes, request.python));
+  }
   ENVKIT_TRY(const std::string pylock, ReadFile(output));
-  return ParsePylock(pylock, request.python);
+  ENVKIT_TRY(PythonResolution resolution, ParsePylock(pylock, request.python));
+  for (LockedWheel& wheel : resolution.wheels) {
+    if (!wheel.from.empty()) wheel.from = Origin(wheel.from, work.path(), request.root);
+  }
+  return resolution;
+}
+
+std::string AnnotatePython(const PythonRequest& request, const PythonIndexes& indexes,
+                           const Store& store, Terminal& terminal) {
+  const auto words = [&]() -> Result<std::string> {
+    ENVKIT_TRY(const fs::path uv, EnsureUv(indexes, store, terminal));
+    ENVKIT_TRY(const WorkDirectory work, WorkDirectory::Make(store));
+    ENVKIT_TRY(ProcessSpec spec, Compile(uv, request, indexes, work.path()));
+    spec.argv.insert(spec.argv.end(), {"--annotation-style", "line"});
+    return RunForOutput(spec);
+  }();
+  return words ? *words : "";
 }
 
 Result<PythonResolution> ParsePylock(std::string_view text, std::string_view python) {
@@ -298,6 +412,7 @@ Result<PythonResolution> ParsePylock(std::string_view text, std::string_view pyt
       } else if (const auto url = entry.String("url")) {
         const std::string path = url->value.substr(0, url->value.find_first_of("?#"));
         wheel.file = PercentDecode(path.substr(path.rfind('/') + 1));
+        if (url->value.starts_with("file://")) wheel.from = url->value;  // of --find-links
       }
       if (const auto size = entry.Integer("size", 0)) {
         wheel.size = static_cast<std::uint64_t>(size->value);
@@ -307,6 +422,10 @@ Result<PythonResolution> ParsePylock(std::string_view text, std::string_view pyt
       wheels.push_back(std::move(wheel));
     }
     ENVKIT_CHECK(document.Check());
+    if (wheels.empty()) ENVKIT_CHECK(ReadArchive(package, name->value, python, wheels));
+    for (const LockedWheel& wheel : wheels) {
+      if (files.size() < wheels.size()) files.push_back(wheel.file);
+    }
     if (wheels.empty() || !version) {
       return Usage(
           fmt::format("{} cannot be locked: it does not come as a wheel from a Python index",
@@ -324,6 +443,10 @@ Result<PythonResolution> ParsePylock(std::string_view text, std::string_view pyt
     if (!IsSha256(wheel.sha256)) {
       return Fail(fmt::format("the index names no sha256 for {}", wheel.file),
                   "Without it nothing can be verified: use an index that lists hashes.");
+    }
+    if (HasCredentials(wheel.from)) {
+      return Usage(fmt::format("the URL of {} holds a user name or password", wheel.file),
+                   "It would go into envkit.lock; write credentials into ~/.netrc.");
     }
     wheel.name = NormaliseName(name->value);
     wheel.version = version->value;
@@ -356,24 +479,55 @@ Environment TrustForUv(const Environment& environment) {
   return trust;
 }
 
-Error UvError(const std::string& words, const PythonIndexes& indexes) {
+std::optional<TorchConflict> FindTorchConflict(const std::string& words) {
+  if (words.find("No solution found") == std::string::npos) return std::nullopt;
+  // uv breaks its lines where it likes.
+  const std::string text = std::regex_replace(words, std::regex("\\s+"), " ");
+  static const std::regex kDepends(
+      "([A-Za-z0-9][A-Za-z0-9._-]*)(\\[[^\\]]*\\])?([<>=!~]=?[^ ,]+)? depends? on "
+      "(torch(?:[<>=!~][^ ]*[^ ,.])?)(?= |,|\\.|$)");
+  std::smatch match;
+  if (std::regex_search(text, match, kDepends)) return TorchConflict{match[1], match[4]};
+  static const std::regex kRequired("you require torch[^ ]+ and (?:you require )?(torch[^ ,]+)");
+  if (std::regex_search(text, match, kRequired)) return TorchConflict{"", match[1]};
+  return std::nullopt;
+}
+
+Error UvError(const std::string& words, const PythonIndexes& indexes, const std::string& python) {
   std::string said = indexes.Scrub(words);
   while (!said.empty() && (said.back() == '\n' || said.back() == ' ')) said.pop_back();
   const auto has = [&said](std::string_view text) { return said.find(text) != std::string::npos; };
   Error error;
   if (said.starts_with("error: ")) said.erase(0, 7);
   error.what = fmt::format("uv could not resolve the Python packages\n{}", said);
-  if (has("error sending request") || has("Failed to fetch") || has("dns error") ||
-      has("Connect") || has("timed out")) {
+  static const std::regex kNoWheel("([A-Za-z0-9][A-Za-z0-9._-]*)==([^ ]+)\\s+has no usable wheels");
+  std::smatch match;
+  if (has("401 Unauthorized") || has("403 Forbidden") || has("status code 401") ||
+      has("status code 403")) {
+    error.code = ExitCode::kMissing;
+    error.next = fmt::format(
+        "The indexes are {}.\nThe one that refuses wants credentials: a line in ~/.netrc (machine, "
+        "login, password), or\nUV_INDEX_NAME_USERNAME and UV_INDEX_NAME_PASSWORD for the NAME that "
+        "it has in [index].",
+        indexes.Describe());
+  } else if (has("building from source is disabled") && std::regex_search(said, match, kNoWheel)) {
+    error.code = ExitCode::kUsage;
+    error.what = fmt::format("{} {} comes as source alone (an sdist), and a lock names wheels\n{}",
+                             match.str(1), match.str(2), said);
+    error.next = fmt::format(kPrebuild, python, fmt::format("{}=={}", match.str(1), match.str(2)));
+  } else if (has("error sending request") || has("Failed to fetch") || has("dns error") ||
+             has("Connect") || has("timed out")) {
     error.code = ExitCode::kMissing;
     error.next =
         fmt::format("The index is {}.\nCheck the network and its proxy, then run it again.",
                     indexes.Describe());
-  } else if (has("No solution found") || has("unsatisfiable") || has("Couldn't parse")) {
+  } else if (has("No solution found") || has("unsatisfiable") || has("Couldn't parse") ||
+             has("Distribution not found") || has("does not match")) {
     error.code = ExitCode::kUsage;
     error.next =
-        "Change torch, python or packages in [environment] of envkit.toml so that they fit "
-        "together.";
+        "Change torch, python, packages or requirements in [environment] of envkit.toml so that "
+        "they "
+        "fit together.";
   } else {
     error.next = fmt::format("The index is {}.", indexes.Describe());
   }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,23 +34,43 @@ struct PythonResolution {
   std::int64_t torch_uploaded = 0;  // seconds since 1970; 0 where the index does not say
 };
 
-struct PythonRequest {
+struct PythonSource {
+  std::string name;  // as uv's messages shall call it: "envkit.toml"
   std::vector<std::string> requirements;
-  std::string python;                  // "3.13"
-  std::vector<LockedWheel> preferred;  // versions to keep where they still fit
+};
+
+struct PythonRequest {
+  std::vector<PythonSource> sources;
+  std::vector<std::filesystem::path> files;  // absolute, in the format of requirements.txt
+  std::filesystem::path root;                // where relative paths in FILES begin
+  std::string python;                        // "3.13"
+  std::vector<LockedWheel> preferred;        // versions to keep where they still fit
 };
 
 Result<PythonResolution> ResolvePython(const PythonRequest& request, const PythonIndexes& indexes,
                                        const Store& store, Terminal& terminal);
 
-// Of uv's pylock.toml: of each package the wheel that PYTHON prefers.
+// The same resolution again as text with "# via" comments, from uv's own cache; empty where that
+// fails, since it only makes a message better.
+std::string AnnotatePython(const PythonRequest& request, const PythonIndexes& indexes,
+                           const Store& store, Terminal& terminal);
+
+// Of uv's pylock.toml: of each package the wheel that PYTHON prefers. FROM is as uv says it.
 Result<PythonResolution> ParsePylock(std::string_view text, std::string_view python);
 
 // The certificates that our own downloads trust, as uv reads such settings.
 Environment TrustForUv(const Environment& environment);
 
 // What uv said, as an Error with what to do next.
-Error UvError(const std::string& words, const PythonIndexes& indexes);
+Error UvError(const std::string& words, const PythonIndexes& indexes,
+              const std::string& python = "3.13");
+
+// Who wants another PyTorch, in what uv said of a conflict.
+struct TorchConflict {
+  std::string package;      // empty: one of the requirements themselves
+  std::string requirement;  // "torch==2.14.0"
+};
+std::optional<TorchConflict> FindTorchConflict(const std::string& words);
 
 // "2026-10-28T02:51:00Z" as seconds since 1970; 0 for anything else.
 std::int64_t ParseUtc(std::string_view text);

@@ -62,4 +62,14 @@ inline bool HasOnlyNormalParts(std::string_view path) {
   }
 }
 
+// https://user:secret@host/… (a '@' before the first '/' of what follows "://").
+inline bool HasCredentials(std::string_view text) {
+  for (std::size_t at = text.find("://"); at != std::string_view::npos;
+       at = text.find("://", at + 3)) {
+    const std::string_view host = text.substr(at + 3, text.find_first_of("/ ?#", at + 3) - at - 3);
+    if (host.find('@') != std::string_view::npos) return true;
+  }
+  return false;
+}
+
 }  // namespace envkit

@@ -66,9 +66,14 @@ void Sort(Lock& lock) {
 }
 
 std::string WheelLine(const LockedWheel& wheel) {
-  return fmt::format("{{ name = {}, version = {}, size = {}, sha256 = {}, file = {} }}",
+  const std::string from = wheel.from.empty() ? "" : ", from = " + Quote(wheel.from);
+  return fmt::format("{{ name = {}, version = {}, size = {}, sha256 = {}, file = {}{} }}",
                      Quote(wheel.name), Quote(wheel.version), wheel.size, Quote(wheel.sha256),
-                     Quote(wheel.file));
+                     Quote(wheel.file), from);
+}
+
+std::string InputLine(const InputFile& file) {
+  return fmt::format("{{ path = {}, sha256 = {} }}", Quote(file.path), Quote(file.sha256));
 }
 
 std::string DebLine(const LockedDeb& deb) {
@@ -85,6 +90,9 @@ bool IsVersion(std::string_view text) { return IsPlainWord(text, ".+!_-:~"); }
 bool IsWord(std::string_view text) { return IsPlainWord(text, "-_"); }
 bool IsWheelFile(std::string_view text) {
   return IsPlainWord(text, "._+!-") && text.ends_with(".whl");
+}
+bool IsOrigin(std::string_view text) {
+  return !text.empty() && !HasControlCharacter(text) && !HasCredentials(text);
 }
 // Debian's archives write the epoch's colon of a version as %3a in some file names.
 bool IsDebPath(std::string_view text) {
@@ -150,8 +158,8 @@ class Reader {
     return texts;
   }
 
-  std::uint64_t Size(TomlTable& table) {
-    const auto size = table.RequiredInteger("size", 1, kLargestFile);
+  std::uint64_t Size(TomlTable& table, std::int64_t least = 1) {
+    const auto size = table.RequiredInteger("size", least, kLargestFile);
     return size ? static_cast<std::uint64_t>(size->value) : 0;
   }
 
@@ -172,6 +180,16 @@ class Reader {
       inputs.packages = Sorted(List(table, "packages", kAny, ""));
       inputs.system = Sorted(List(table, "system", kAny, ""));
     }
+    if (table.Has("requirements")) {
+      inputs.requirements = Sorted(List(table, "requirements", kAny, ""));
+    }
+    for (TomlTable& file : table.Tables("files")) {
+      InputFile input;
+      input.path = Text(file, "path", kAny, "");
+      input.sha256 = Text(file, "sha256", IsSha256, "64 hexadecimal digits");
+      file.RejectUnknownKeys();
+      inputs.files.push_back(std::move(input));
+    }
     table.RejectUnknownKeys();
   }
 
@@ -179,9 +197,10 @@ class Reader {
     LockedWheel wheel;
     wheel.name = Text(table, "name", IsWord, "a package's name");
     wheel.version = Text(table, "version", IsVersion, "a version");
-    wheel.size = Size(table);
+    wheel.size = Size(table, 0);  // some indexes tell none
     wheel.sha256 = Text(table, "sha256", IsSha256, "64 hexadecimal digits");
     wheel.file = Text(table, "file", IsWheelFile, "a wheel's file name");
+    if (table.Has("from")) wheel.from = Text(table, "from", IsOrigin, "a path or a URL");
     Once(wheel_files_, wheel.file, table.at());
     table.RejectUnknownKeys();
     lock_.wheels.push_back(std::move(wheel));
@@ -236,6 +255,26 @@ void CompareList(std::vector<std::string>& lines, std::string_view key,
     if (!has(before, text)) lines.push_back(fmt::format("environment.{}: + {}", key, Quote(text)));
 }
 
+void CompareFiles(std::vector<std::string>& lines, const std::vector<InputFile>& before,
+                  const std::vector<InputFile>& after) {
+  const auto find = [](const std::vector<InputFile>& files, const std::string& path) {
+    return std::find_if(files.begin(), files.end(),
+                        [&](const InputFile& file) { return file.path == path; });
+  };
+  for (const InputFile& file : before) {
+    const auto now = find(after, file.path);
+    if (now == after.end()) {
+      lines.push_back(fmt::format("{}: no longer asked for", file.path));
+    } else if (now->sha256 != file.sha256) {
+      lines.push_back(fmt::format("{}: its content changed", file.path));
+    }
+  }
+  for (const InputFile& file : after) {
+    if (find(before, file.path) == before.end())
+      lines.push_back(fmt::format("{}: not yet locked", file.path));
+  }
+}
+
 }  // namespace
 
 std::string LockToToml(const Lock& given) {
@@ -254,9 +293,19 @@ std::string LockToToml(const Lock& given) {
                       Quote(lock.inputs.base));
   AppendList(text, "inputs.packages", Quoted(Sorted(lock.inputs.packages)));
   AppendList(text, "inputs.system", Quoted(Sorted(lock.inputs.system)));
-  text += fmt::format("inputs.recipes = {}\n\n", Quote(lock.inputs.recipes));
-
+  text += fmt::format("inputs.recipes = {}\n", Quote(lock.inputs.recipes));
+  // Only where there are any, so that a lock without them is what it always was.
   std::vector<std::string> lines;
+  if (!lock.inputs.requirements.empty()) {
+    AppendList(text, "inputs.requirements", Quoted(Sorted(lock.inputs.requirements)));
+  }
+  if (!lock.inputs.files.empty()) {
+    for (const InputFile& file : lock.inputs.files) lines.push_back(InputLine(file));
+    AppendList(text, "inputs.files", lines);
+    lines.clear();
+  }
+  text += '\n';
+
   for (const LockedWheel& wheel : lock.wheels) lines.push_back(WheelLine(wheel));
   AppendList(text, "wheels", lines);
   text += '\n';
@@ -291,7 +340,9 @@ LockInputs InputsOf(const Project& project, std::string recipes_digest) {
           environment.base,
           Sorted(environment.packages),
           Sorted(environment.system),
-          std::move(recipes_digest)};
+          std::move(recipes_digest),
+          Sorted(environment.requirements),
+          project.inputs};
 }
 
 std::vector<std::string> LockDifferences(const Lock& lock, const LockInputs& inputs) {
@@ -301,6 +352,8 @@ std::vector<std::string> LockDifferences(const Lock& lock, const LockInputs& inp
   CompareText(lines, "python", lock.inputs.python, inputs.python);
   CompareText(lines, "base", lock.inputs.base, inputs.base);
   CompareList(lines, "packages", lock.inputs.packages, inputs.packages);
+  CompareList(lines, "requirements", lock.inputs.requirements, inputs.requirements);
+  CompareFiles(lines, lock.inputs.files, inputs.files);
   CompareList(lines, "system", lock.inputs.system, inputs.system);
   if (lock.inputs.recipes != inputs.recipes)
     lines.push_back("the image profiles of this envkit ask for other packages");

@@ -19,7 +19,10 @@ struct LockedWheel {
   std::string version;
   std::string file;
   std::string sha256;
-  std::uint64_t size = 0;
+  std::uint64_t size = 0;  // 0: the index does not say
+  // Where no index has it: a path (relative to the project) or a URL. Files are known by their
+  // hash, and this is where to look.
+  std::string from = {};
 };
 
 struct LockedDeb {
@@ -38,6 +41,8 @@ struct LockInputs {
   std::string torch, cuda, python, base;
   std::vector<std::string> packages, system;  // sorted
   std::string recipes;  // sha256 over the recipes' own requirements (images/profiles/*)
+  std::vector<std::string> requirements = {};  // sorted
+  std::vector<InputFile> files = {};           // sorted by path
   bool operator==(const LockInputs&) const = default;
 };
 

@@ -22,16 +22,6 @@ constexpr DebianPython kDebianPythons[] = {
 
 const std::vector<std::string> kReservedJobs = {"shell", "jupyter", "tensorboard"};
 
-// https://user:secret@host/… (a '@' before the first '/' of what follows "://").
-bool HasCredentials(std::string_view text) {
-  for (std::size_t at = text.find("://"); at != std::string_view::npos;
-       at = text.find("://", at + 3)) {
-    const std::string_view host = text.substr(at + 3, text.find_first_of("/ ?#", at + 3) - at - 3);
-    if (host.find('@') != std::string_view::npos) return true;
-  }
-  return false;
-}
-
 bool IsShmSize(std::string_view text) {
   if (text.size() < 2 || text.size() > 7 || text[0] == '0') return false;
   const char unit = text.back();
@@ -56,25 +46,10 @@ bool IsBase(std::string_view text) {
          IsSha256(text.substr(at + 8));
 }
 
-// A distribution's name at the start of a requirement, normalised as PEP 503 says.
-std::string RequirementName(std::string_view text) {
-  std::string name;
-  for (char c : text) {
-    if (IsAlnum(c)) {
-      name += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-    } else if (c == '-' || c == '_' || c == '.') {
-      if (!name.ends_with('-')) name += '-';
-    } else {
-      break;
-    }
-  }
-  return name;
-}
-
 class Reader {
  public:
-  Reader(std::string_view text, const std::filesystem::path& file)
-      : document_(text, file.filename().string()) {
+  Reader(std::string_view text, const std::filesystem::path& file, bool read_inputs)
+      : document_(text, file.filename().string()), read_inputs_(read_inputs) {
     project_.file = std::filesystem::absolute(file).lexically_normal();
     project_.root = project_.file.parent_path();
   }
@@ -165,6 +140,8 @@ class Reader {
          "an image from a registry is named by its digest, so that every build gets the same one");
     ReadPython(table);
     ReadPackages(table);
+    ReadRequirements(table);
+    SortInputs();
     ReadSystem(table);
     TakeChoice(table, "system_policy", environment.system_policy, {"pinned", "refresh"});
     table.RejectUnknownKeys();
@@ -195,9 +172,7 @@ class Reader {
     if (!packages) return;
     for (const TomlString& package : packages->value) {
       const std::string& text = package.value;
-      const bool local =
-          (text.starts_with("./") || text.starts_with("../") || text.starts_with('/')) &&
-          text.ends_with(".whl");
+      const auto local = ParseLocalWheel(text);
       if (text.empty() || HasControlCharacter(text) || !(IsAlnum(text[0]) || local)) {
         document_.Report(
             package.at, "packages holds requirements and local wheels",
@@ -208,10 +183,80 @@ class Reader {
       } else if (!local && RequirementName(text) == "torch") {
         document_.Report(package.at, "torch itself is not one of the packages",
                          "its version is [environment] torch");
+      } else if (IsRepository(text)) {
+        document_.Report(package.at, "a lock names wheels, not repositories",
+                         "make a wheel of it once (pip wheel --no-deps), and name that: "
+                         "\"./wheels/NAME-….whl\"");
       } else {
         project_.environment.packages.push_back(text);
+        if (local) ReadLocalWheel(*local, package.at);
       }
     }
+  }
+
+  // "name @ git+https://…"
+  static bool IsRepository(std::string_view text) {
+    for (const char* scheme : {"git+", "hg+", "svn+", "bzr+"}) {
+      if (text.find(scheme) != std::string_view::npos && text.find("://") != std::string_view::npos)
+        return true;
+    }
+    return false;
+  }
+
+  void ReadLocalWheel(const LocalWheel& wheel, TomlSpan at) {
+    const std::string file = std::filesystem::path(wheel.path).filename().string();
+    if (wheel.name != RequirementName(file.substr(0, file.find('-')))) {
+      document_.Report(at, fmt::format("the wheel {} is not of {}", file, wheel.name),
+                       "a wheel's file name begins with its package's name");
+      return;
+    }
+    if (!read_inputs_) return;
+    const std::filesystem::path place = project_.root / wheel.path;
+    std::error_code error;
+    if (!std::filesystem::is_regular_file(place, error)) {
+      document_.Report(at, fmt::format("there is no file {}", wheel.path),
+                       "paths are relative to the project's root");
+      return;
+    }
+    auto sha256 = Sha256OfFile(place);
+    if (!sha256) {
+      document_.Report(at, sha256.error().what);
+    } else {
+      project_.inputs.push_back({wheel.path, std::move(*sha256)});
+    }
+  }
+
+  void ReadRequirements(TomlTable& table) {
+    const auto requirements = table.Strings("requirements");
+    Origin("environment.requirements", requirements ? &requirements->at : nullptr);
+    if (!requirements) return;
+    for (const TomlString& text : requirements->value) {
+      std::vector<std::string>& known = project_.environment.requirements;
+      const auto entry = ParseRequirementEntry(text.value);
+      if (!entry) {
+        document_.Report(text.at, entry.error().what, entry.error().next);
+      } else if (std::find(known.begin(), known.end(), text.value) != known.end()) {
+        document_.Report(text.at, fmt::format("{} is named twice", text.value));
+      } else {
+        known.push_back(text.value);
+        if (!read_inputs_) continue;
+        auto file = ReadRequirementFile(project_.root, *entry);
+        if (!file) {
+          document_.Report(text.at, file.error().what, file.error().next);
+          continue;
+        }
+        project_.inputs.insert(project_.inputs.end(), file->inputs.begin(), file->inputs.end());
+        project_.requirement_files.push_back(std::move(*file));
+      }
+    }
+  }
+
+  // What several files include is one input.
+  void SortInputs() {
+    std::vector<InputFile>& inputs = project_.inputs;
+    std::sort(inputs.begin(), inputs.end(),
+              [](const InputFile& a, const InputFile& b) { return a.path < b.path; });
+    inputs.erase(std::unique(inputs.begin(), inputs.end()), inputs.end());
   }
 
   void ReadSystem(TomlTable& table) {
@@ -456,6 +501,7 @@ class Reader {
   }
 
   TomlDocument document_;
+  bool read_inputs_;
   Project project_;
   std::vector<std::string> targets_;  // places in the container that are taken
 };
@@ -463,7 +509,7 @@ class Reader {
 }  // namespace
 
 Result<Project> ParseProject(std::string_view text, const std::filesystem::path& file) {
-  return Reader(text, file).Read();
+  return Reader(text, file, false).Read();
 }
 
 Result<Project> LoadProject(const std::filesystem::path& directory) {
@@ -477,7 +523,7 @@ Result<Project> LoadProject(const std::filesystem::path& directory) {
     if (std::filesystem::exists(file, error)) {
       auto text = ReadFile(file);
       if (!text) return Wrap(std::move(text).error(), "reading the project");
-      return ParseProject(*text, file);
+      return Reader(*text, file, true).Read();
     }
     if (place == place.root_path()) break;
   }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "project/requirement_files.h"
 
 namespace envkit {
 
@@ -23,10 +24,11 @@ struct EnvironmentSettings {
   std::string torch = "2.15";  // "2.15" or an exact "2.15.0"
   std::string cuda = "auto";   // auto | cpu | 12.6 | …
   std::string python = "3.13";
-  std::vector<std::string> packages;  // requirement strings
+  std::vector<std::string> packages;  // requirement strings, local wheels
   std::vector<std::string> system;    // Debian packages
   std::string base = "debian:trixie";
-  std::string system_policy = "pinned";  // pinned | refresh
+  std::string system_policy = "pinned";        // pinned | refresh
+  std::vector<std::string> requirements = {};  // files, as envkit.toml names them
 };
 
 struct RunSettings {
@@ -69,14 +71,20 @@ struct Project {
   std::map<std::string, Job> jobs;
   std::map<std::string, DataArtefact> data;
   std::vector<IndexSetting> indexes;
+  // Of LoadProject: what [environment] requirements says, and every file besides envkit.toml whose
+  // content decides what is locked (those files, and local wheels), sorted by path.
+  std::vector<RequirementFile> requirement_files;
+  std::vector<InputFile> inputs;
   // Where each effective value came from: "run.shm" → "envkit.toml:18" | "default".
   std::map<std::string, std::string> origin;
 };
 
-// FILE_NAME is only for messages. An Error of code kUsage has all diagnostics, preformatted.
+// FILE is only for messages and as the place of the project: nothing else is read. An Error of code
+// kUsage has all diagnostics, preformatted.
 Result<Project> ParseProject(std::string_view text, const std::filesystem::path& file);
 
-// Looks for envkit.toml in DIRECTORY and its parents. None: kUsage, next step `envkit init`.
+// Looks for envkit.toml in DIRECTORY and its parents. None: kUsage, next step `envkit init`. Also
+// reads the files that it names: see Project::inputs.
 Result<Project> LoadProject(const std::filesystem::path& directory);
 
 }  // namespace envkit
