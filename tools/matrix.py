@@ -283,6 +283,8 @@ def torch_rows(web, index, architectures, wanted):
                **said, "glibc": max(floors, key=numbers, default=None),
                "confirmed": True, "source": entry["filename"]}
         row["unconfirmed"] = [field for field in ("sass", "ptx") if field not in row]
+        if not glibc:  # one library's symbols are a lower bound
+            row["unconfirmed"].append("glibc")
         for project, releases in companions.items():
             row[project], named = companion_for(releases, plain)
             if row[project] and not named:
