@@ -58,13 +58,14 @@ TEST_CASE("a driver that is too old for the default build") {
         "Take torch = \"2.10\" with CUDA 12.8, the newest of the default index that driver "
         "550.54.14 runs,\nor update the driver to 580 or newer.");
   // Where cuda-compat helps, and another index would.
-  CHECK(Ask("2.14", "13.0", "550.54.14").next ==
-        "Take torch = \"2.10\" with CUDA 12.8, the newest of the default index that driver "
-        "550.54.14 runs,\nor update the driver to 580 or newer.\n"
-        "On data-centre GPUs NVIDIA's cuda-compat of CUDA 13.1 lets branch 550 run it too; "
-        "envkit's images do not hold it.\n"
-        "Of PyTorch 2.14 itself cuda = \"12.6\" fits; the default index does not serve it: name one "
-        "that does in [index].");
+  CHECK(
+      Ask("2.14", "13.0", "550.54.14").next ==
+      "Take torch = \"2.10\" with CUDA 12.8, the newest of the default index that driver "
+      "550.54.14 runs,\nor update the driver to 580 or newer.\n"
+      "On data-centre GPUs NVIDIA's cuda-compat of CUDA 13.1 lets branch 550 run it too; "
+      "envkit's images do not hold it.\n"
+      "Of PyTorch 2.14 itself cuda = \"12.6\" fits; the default index does not serve it: name one "
+      "that does in [index].");
 }
 
 TEST_CASE("a driver that runs nothing") {
@@ -175,7 +176,7 @@ TEST_CASE("cuda = \"auto\" is what this machine's driver runs") {
         "Take torch = \"2.10\" with CUDA 12.8, the newest of the default index that driver "
         "550.54.14 runs,\nor update the driver to 580 or newer.\n"
         "To lock for other machines, write cuda = \"13.2\".");
-  CHECK_FALSE(check("2.15", "13.2", Driver("550.54.14")));       // written down: meant
+  CHECK_FALSE(check("2.15", "13.2", Driver("550.54.14")));        // written down: meant
   CHECK_FALSE(check("2.15", "auto", Driver("550.54.14"), true));  // their builds are not known
   CHECK_FALSE(check("2.15", "cpu", Driver("550.54.14")));
 }
@@ -196,16 +197,17 @@ TEST_CASE("the table for people") {
   question.machine.driver = "550";
   question.machine.gpu = ParseCapability("9.0");
   const Matrix matrix = Small();
-  CHECK(MatrixText(matrix, AnswerMatrix(matrix, question, "--driver")) ==
-        "driver   550 (--driver)\n"
-        "GPU      compute capability 9.0\n"
-        "fits     PyTorch 3.0.0 for CUDA 12.8\n"
-        "\n"
-        "torch   CUDA  index    driver     Python     cuDNN  NCCL    torchvision  GPU code (compute "
-        "capability)\n"
-        "3.0.0   12.8  default  525.60.13  3.12-3.13  9.1.0  2.20.1  -            7.5 9.0\n"
-        "3.0.0*  12.6  -        525.60.13  3.12-3.13  9.1.0  2.20.1  -            7.0 8.0+PTX\n"
-        "* not read from a wheel: no index with it was asked; sources: --json\n");
+  CHECK(
+      MatrixText(matrix, AnswerMatrix(matrix, question, "--driver")) ==
+      "driver   550 (--driver)\n"
+      "GPU      compute capability 9.0\n"
+      "fits     PyTorch 3.0.0 for CUDA 12.8\n"
+      "\n"
+      "torch   CUDA  index    driver     Python     cuDNN  NCCL    torchvision  GPU code (compute "
+      "capability)\n"
+      "3.0.0   12.8  default  525.60.13  3.12-3.13  9.1.0  2.20.1  -            7.5 9.0\n"
+      "3.0.0*  12.6  -        525.60.13  3.12-3.13  9.1.0  2.20.1  -            7.0 8.0+PTX\n"
+      "* not read from a wheel: no index with it was asked; sources: --json\n");
   CHECK(MatrixText(matrix, AnswerMatrix(matrix, {"3.1", "12.1", "", {}}, "")) ==
         "driver   none on this machine: rows for every driver; --driver 550 asks for one\n"
         "no       the matrix knows no build of PyTorch 3.1 for CUDA 12.1\n"
@@ -220,8 +222,7 @@ TEST_CASE("the table for people") {
 }
 
 TEST_CASE("known failures are told with a version") {
-  const std::string text =
-      MatrixText(Own(), AnswerMatrix(Own(), {"2.7.0", "12.6", "", {}}, ""));
+  const std::string text = MatrixText(Own(), AnswerMatrix(Own(), {"2.7.0", "12.6", "", {}}, ""));
   CHECK(text.find("known    torch from 2.7.0 to before 2.7.1: init_process_group(device_id=…) can "
                   "hang\n         leave device_id out, or take another torch "
                   "(pytorch/pytorch#153960)\n") != std::string::npos);

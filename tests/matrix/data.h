@@ -23,13 +23,14 @@ inline const envkit::Matrix& Own() {
 inline envkit::MatrixTexts SmallTexts() {
   const std::string from = R"("source": "a test", "date": "2026-11-25")";
   const auto build = [&](const std::string& head, const std::string& tail) {
-    return "{" + head + R"(, "python": ["3.12", "3.13"], "cudnn": "9.1.0", "nccl": "2.20.1", )" + tail +
-           ", " + from + "}";
+    return "{" + head + R"(, "python": ["3.12", "3.13"], "cudnn": "9.1.0", "nccl": "2.20.1", )" +
+           tail + ", " + from + "}";
   };
   envkit::MatrixTexts texts;
   texts.torch =
       R"({"schema": 1, "incomplete": ["3.1"], "builds": [)" +
-      build(R"("torch": "3.0.0", "cuda": "12.6", "indexes": [])", R"("sass": ["7.0"], "ptx": ["8.0"])") +
+      build(R"("torch": "3.0.0", "cuda": "12.6", "indexes": [])",
+            R"("sass": ["7.0"], "ptx": ["8.0"])") +
       "," +
       build(R"("torch": "3.0.0", "cuda": "12.8", "indexes": ["default"], "confirmed": true)",
             R"("sass": ["7.5", "9.0"], "ptx": [])") +

@@ -57,18 +57,23 @@ TEST_CASE("damaged data is named, never half believed") {
     return matrix.error().what;
   };
   CHECK(damaged("{", "") == "images/matrix/torch.json: this is not JSON");
-  CHECK(damaged(R"("schema": 1)", R"("schema": 2)") == "images/matrix/torch.json: its schema is not 1");
-  CHECK(damaged(R"("builds": [)", R"("built": [)") == "images/matrix/torch.json: it has no list \"builds\"");
-  CHECK(damaged(R"("torch": "3.0.0", )", "") == "images/matrix/torch.json: builds[0] has no \"torch\"");
+  CHECK(damaged(R"("schema": 1)", R"("schema": 2)") ==
+        "images/matrix/torch.json: its schema is not 1");
+  CHECK(damaged(R"("builds": [)", R"("built": [)") ==
+        "images/matrix/torch.json: it has no list \"builds\"");
+  CHECK(damaged(R"("torch": "3.0.0", )", "") ==
+        "images/matrix/torch.json: builds[0] has no \"torch\"");
   CHECK(damaged(R"("3.0.0")", R"("three")") ==
         "images/matrix/torch.json: builds[0] \"torch\": three is not a version");
-  CHECK(damaged(R"("3.0.0")", "3") == "images/matrix/torch.json: builds[0] \"torch\" is not a text");
+  CHECK(damaged(R"("3.0.0")", "3") ==
+        "images/matrix/torch.json: builds[0] \"torch\" is not a text");
   CHECK(damaged(R"(["7.0"])", R"(["seven"])") ==
         "images/matrix/torch.json: builds[0] \"sass\": seven is not a compute capability");
   CHECK(damaged(R"(["7.0"])", "7") == "images/matrix/torch.json: builds[0] \"sass\" is not a list");
   CHECK(damaged(R"("cuda": "12.8")", R"("cuda": "12.6")") ==
         "images/matrix/torch.json: torch 3.0.0 for CUDA 12.6 is there twice");
-  CHECK(damaged(R"("source": "a test", )", "") == "images/matrix/torch.json: builds[0] has no \"source\"");
+  CHECK(damaged(R"("source": "a test", )", "") ==
+        "images/matrix/torch.json: builds[0] has no \"source\"");
   CHECK(damaged(R"("confirmed": true)", R"("confirmed": "yes")") ==
         "images/matrix/torch.json: builds[1] \"confirmed\" is not a bool");
   CHECK(damaged(R"(["3.1"])", R"([3.1])") ==
@@ -81,7 +86,8 @@ TEST_CASE("damaged data is named, never half believed") {
   CHECK(ParseMatrix(texts).error().what == "images/matrix/cuda.json: this is not an object");
   texts = SmallTexts();
   texts.known_bad = R"({"schema": 1, "rows": [7]})";
-  CHECK(ParseMatrix(texts).error().what == "images/matrix/known-bad.json: rows[0] is not an object");
+  CHECK(ParseMatrix(texts).error().what ==
+        "images/matrix/known-bad.json: rows[0] is not an object");
 }
 
 TEST_CASE("a matrix that is cut off anywhere is an error, not a crash") {
@@ -99,6 +105,7 @@ TEST_CASE("files that are missing say what they are part of") {
   REQUIRE_FALSE(matrix);
   CHECK(matrix.error().code == ExitCode::kMissing);
   CHECK(matrix.error().what.starts_with("images/matrix/torch.json: "));
-  CHECK(matrix.error().next ==
-        "It is part of envkit: install it again, or run tools/matrix.py --write in the source tree.");
+  CHECK(
+      matrix.error().next ==
+      "It is part of envkit: install it again, or run tools/matrix.py --write in the source tree.");
 }

@@ -41,7 +41,8 @@ TEST_CASE("compute capabilities as people and compilers write them") {
   CHECK(ParseCapability("12.0") == Capability{12, 0});
   CHECK(ParseCapability("120") == Capability{12, 0});
   CHECK(ParseCapability("sm_100f") == Capability{10, 0});
-  for (const char* text : {"", "8", "8.", ".6", "8.66", "8.6.1", "H100", "sm_", "0.5", "1200", "a"}) {
+  for (const char* text :
+       {"", "8", "8.", ".6", "8.66", "8.6.1", "H100", "sm_", "0.5", "1200", "a"}) {
     CAPTURE(text);
     CHECK_FALSE(ParseCapability(text));
   }

@@ -29,8 +29,8 @@ Result<Lock> ResolveLock(const Project& project, const Recipes& recipes, const S
 struct LockRequest {
   bool check = false;  // only compare: kFailed with the differences where it is stale
   std::optional<std::string>
-      upgrade;      // "": everything; "system": the Debian part; else one package
-  Machine machine;  // where it is asked; cuda = "auto" is what its driver runs
+      upgrade;           // "": everything; "system": the Debian part; else one package
+  Machine machine = {};  // where it is asked; cuda = "auto" is what its driver runs
 };
 struct LockReport {
   Lock lock;

@@ -123,7 +123,9 @@ ordered_json BuildToJson(const Matrix& matrix, const TorchBuild* build) {
           {"date", build->from.date}};
 }
 
-ordered_json Asked(const std::string& text) { return text.empty() ? ordered_json() : ordered_json(text); }
+ordered_json Asked(const std::string& text) {
+  return text.empty() ? ordered_json() : ordered_json(text);
+}
 
 }  // namespace
 
