@@ -89,6 +89,14 @@ class Workplace {
     return text ? *text : "";
   }
   void Remove(const std::string& name) { fs::remove(scratch_ / name); }
+  // As on a machine without any setting of pip's or uv's.
+  void NoIndex() {
+    for (const char* name : {"UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL",
+                             "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_CONFIG_FILE"})
+      Set(name, "");
+    Set("UV_NO_CONFIG", "1");
+    Set("PIP_CONFIG_FILE", "/dev/null");
+  }
   Result<LockReport> Update(const LockRequest& request = {}) {
     const auto project = LoadProject(scratch_ / "project");
     REQUIRE(project);
@@ -268,6 +276,89 @@ TEST_CASE("CUDA follows from the build of torch that the index has") {
   work.Toml("cuda = \"auto\"\n");
   CHECK(work.Failure().starts_with(
       "envkit.toml:5:8: error: the index's PyTorch 2.15.0 has no CUDA in it: torch-2.15.0+cpu-"));
+}
+
+TEST_CASE("a pair that never existed is refused before anything is resolved") {
+  Workplace work;
+  work.Toml("torch = \"2.8\"\ncuda = \"12.1\"\n");
+  CHECK(work.Failure() ==
+        "envkit.toml:6:8: error: PyTorch 2.8 has no build for CUDA 12.1\n"
+        "    6 | cuda = \"12.1\"\n"
+        "      |        ^^^^^^\n"
+        "  It was built for CUDA 12.6, 12.8 (default index) and 12.9.\n"
+        "  The nearest that exists is cuda = \"12.6\"; the default index does not serve it: name "
+        "one that does in [index].\n"
+        "  On the default index the nearest is cuda = \"12.8\".\n"
+        "  Details: envkit matrix --torch 2.8\n");
+  work.Toml("torch = \"2.6\"\nbase = \"docker://x@sha256:" + Hash('a') + "\"\npython = \"3.14\"\n");
+  CHECK(work.Failure().starts_with(
+      "envkit.toml:5:9: error: PyTorch 2.6.0 has no wheel for Python 3.14\n"));
+  CHECK(work.Read("uv.called").empty());
+  CHECK(work.Read("apt.called").empty());
+  CHECK(work.Read("project/envkit.lock").empty());
+}
+
+TEST_CASE("a build that the default index does not serve needs an index that does") {
+  Workplace work;
+  work.NoIndex();
+  work.Toml("torch = \"2.11\"\ncuda = \"12.8\"\n");
+  CHECK(work.Failure() ==
+        "envkit.toml:6:8: error: PyTorch 2.11 for CUDA 12.8 is not on the default index\n"
+        "    6 | cuda = \"12.8\"\n"
+        "      |        ^^^^^^\n"
+        "  Name an index that has it in [index].\n"
+        "  The default index serves cuda = \"13.0\" for this version.\n"
+        "  Details: envkit matrix --torch 2.11\n");
+  CHECK(work.Read("uv.called").empty());
+  // With one, its answer counts.
+  work.Toml("torch = \"2.11\"\ncuda = \"12.8\"\n[index]\nmine = \"http://example.com/simple\"\n");
+  CHECK(work.Failure().find("is for CUDA 13.2, not 12.8") != std::string::npos);
+  CHECK_FALSE(work.Read("uv.called").empty());
+}
+
+TEST_CASE("auto takes what this machine's driver runs") {
+  Workplace work;
+  LockRequest here;
+  here.machine.driver = "550.54.14";
+  const std::string remedy =
+      "  Take torch = \"2.10\" with CUDA 12.8, the newest of the default index that driver "
+      "550.54.14 runs,\n"
+      "  or update the driver to 580 or newer.\n"
+      "  To lock for other machines, write cuda = \"13.2\".\n";
+  work.Toml("torch = \"2.15\"\n");
+  // An index of the user's own may have any build: it is asked first.
+  CHECK(work.Failure(here) ==
+        "envkit.toml:5:9: error: this machine cannot run the index's build of PyTorch 2.15.0: CUDA "
+        "13.2 needs NVIDIA driver 580 or newer, and this is 550.54.14\n"
+        "    5 | torch = \"2.15\"\n"
+        "      |         ^^^^^^\n" +
+            remedy);
+  CHECK(work.Read("project/envkit.lock").empty());
+  work.Pylock("2.15.0", "12.6.3");
+  CHECK(work.Update(here)->lock.cuda == "12.6");
+
+  work.NoIndex();
+  work.Remove("uv.called");
+  work.Toml("torch = \"2.15\"\nsystem = [\"git\"]\n");
+  CHECK(work.Failure(here) ==
+        "envkit.toml:5:9: error: this machine cannot run PyTorch 2.15: CUDA 13.2 needs NVIDIA "
+        "driver 580 or newer, and this is 550.54.14\n"
+        "    5 | torch = \"2.15\"\n"
+        "      |         ^^^^^^\n" +
+            remedy);
+  CHECK(work.Read("uv.called").empty());
+  // The Debian part has nothing to do with it, and a lock that fits is left alone.
+  work.Toml("torch = \"2.15\"\n");
+  here.upgrade = "system";
+  CHECK(work.Update(here));
+}
+
+TEST_CASE("a CUDA that is written down is locked for other machines too") {
+  Workplace work;
+  LockRequest here;
+  here.machine.driver = "550.54.14";
+  work.Toml("torch = \"2.15\"\ncuda = \"13.2\"\n");
+  CHECK(work.Update(here)->lock.cuda == "13.2");
 }
 
 TEST_CASE("what uv or apt cannot do leaves the old lock in place") {

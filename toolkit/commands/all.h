@@ -10,8 +10,10 @@ namespace envkit {
 
 Command BuildCommand();
 Command CompletionCommand();
+Command InitCommand();
 Command LaunchCommand();
 Command LockCommand();
+Command MatrixCommand();
 Command RunCommand();
 Command VersionCommand();
 

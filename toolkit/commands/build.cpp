@@ -7,6 +7,7 @@
 #include "commands/command.h"
 #include "host/facts.h"
 #include "image/image.h"
+#include "session/driver.h"
 #include "session/environment.h"
 
 namespace envkit {
@@ -39,7 +40,9 @@ Result<int> Build(const Options& options, Context& context) {
   ENVKIT_TRY(const Environment env, LoadEnvironment(context.directory));
   std::string variant = options.variant, why;
   if (variant.empty()) {
-    ENVKIT_TRY(variant, ChooseVariant(env.project, ProbeHost(), why));
+    const HostFacts facts = ProbeHost();
+    ENVKIT_TRY(variant, ChooseVariant(env.project, facts, why));
+    if (variant == "cuda") ENVKIT_CHECK(CheckDriver(env.lock, facts));
   }
   if (options.run_in_builder) return RunInBuilder(env, variant, context);
   const std::string profile =

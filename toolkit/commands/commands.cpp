@@ -5,7 +5,7 @@
 namespace envkit {
 
 std::vector<CommandGroup> CommandGroups() {
-  return {{"Project", {LockCommand(), BuildCommand()}},
+  return {{"Project", {InitCommand(), LockCommand(), BuildCommand(), MatrixCommand()}},
           {"Jobs", {RunCommand(), LaunchCommand()}},
           {"This tool", {CompletionCommand(), VersionCommand()}}};
 }

@@ -8,6 +8,7 @@
 #include "base/files.h"
 #include "commands/command.h"
 #include "image/resolve.h"
+#include "session/driver.h"
 
 namespace envkit {
 namespace {
@@ -62,11 +63,12 @@ void Print(const LockReport& report, const std::string& ending, Context& context
   }
 }
 
-Result<int> RunLock(const LockRequest& request, Context& context) {
+Result<int> RunLock(LockRequest request, Context& context) {
   const auto started = std::chrono::steady_clock::now();
   ENVKIT_TRY(const Project project, LoadProject(context.directory));
   ENVKIT_TRY(const std::filesystem::path share, ShareDirectory());
   ENVKIT_TRY(const Recipes recipes, LoadRecipes(share / "images"));
+  request.machine = MachineOf(ProbeHost());
   ENVKIT_TRY(const LockReport report, UpdateLock(project, recipes, request, context.terminal));
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started;
   std::string ending = HumanSeconds(took.count());

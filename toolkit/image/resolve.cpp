@@ -207,6 +207,18 @@ Result<DebianResolution> ResolveSystem(const Project& project, const Recipes& re
 
 }  // namespace
 
+Error UsageAt(const Project& project, const std::string& key, std::string message,
+              std::string hint) {
+  if (const auto text = ReadFile(project.file)) {
+    TomlDocument document(*text, project.file.filename().string());
+    if (const auto value = document.Root().Table("environment").StringOrInteger(key)) {
+      document.Report(value->at, message, hint);
+      if (auto checked = document.Check(); !checked) return std::move(checked.error());
+    }
+  }
+  return Error{ExitCode::kUsage, std::move(message), std::move(hint), {}, false};
+}
+
 Result<Lock> ResolveLock(const Project& project, const Recipes& recipes, const Store& store,
                          Terminal& terminal, const ResolveOptions& options,
                          std::vector<LockFinding>* findings) {

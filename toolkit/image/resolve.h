@@ -13,6 +13,7 @@
 #include "image/lock_findings.h"
 #include "image/recipe.h"
 #include "image/store.h"
+#include "matrix/judge.h"
 #include "project/lock.h"
 #include "project/project.h"
 
@@ -34,7 +35,8 @@ Result<Lock> ResolveLock(const Project& project, const Recipes& recipes, const S
 struct LockRequest {
   bool check = false;  // only compare: kFailed with the differences where it is stale
   std::optional<std::string>
-      upgrade;  // "": everything; "system": the Debian part; else one package
+      upgrade;           // "": everything; "system": the Debian part; else one package
+  Machine machine = {};  // where it is asked; cuda = "auto" is what its driver runs
 };
 struct LockReport {
   Lock lock;
@@ -49,6 +51,10 @@ struct LockReport {
 // when all is resolved, at once.
 Result<LockReport> UpdateLock(const Project& project, const Recipes& recipes,
                               const LockRequest& request, Terminal& terminal);
+
+// ERROR's text at [environment] KEY of the project's file, as the parser shows its own.
+Error UsageAt(const Project& project, const std::string& key, std::string message,
+              std::string hint);
 
 // Where to fetch locked files from: asks the user's index (by project name) and Debian mirror for
 // the file with this name and hash. Fetched into the store's downloads; nothing happens for files

@@ -6,8 +6,10 @@
 #include <system_error>
 
 #include "base/files.h"
+#include "image/index.h"
 #include "image/resolve.h"
 #include "image/wheel_name.h"
+#include "matrix/advise.h"
 
 namespace envkit {
 namespace fs = std::filesystem;
@@ -17,6 +19,41 @@ namespace {
 bool SameSystem(const LockInputs& before, const LockInputs& after) {
   return before.base == after.base && before.system == after.system &&
          before.recipes == after.recipes;
+}
+
+Unexpected ProblemAt(const Project& project, const EnvironmentProblem& problem) {
+  return Unexpected(UsageAt(project, problem.key, problem.what, problem.next));
+}
+
+// Refuses what never existed, or cannot fit, before minutes are spent on it.
+Result<void> CheckBefore(const Project& project, const Machine& machine, const Matrix& matrix,
+                         Terminal& terminal) {
+  const EnvironmentSettings& settings = project.environment;
+  const bool other_indexes =
+      !ConfiguredIndexes(project.indexes, CurrentEnvironment()).All().empty();
+  const EnvironmentQuestion question{settings.torch, settings.cuda, settings.python, other_indexes};
+  if (const auto problem = CheckEnvironment(matrix, question, machine)) {
+    return ProblemAt(project, *problem);
+  }
+  // A version that is written down is meant, for other machines too.
+  if (const auto advice = AdviseOnDriver(matrix, settings.cuda, settings.python, machine)) {
+    terminal.Warn("this machine cannot run what is locked: " + advice->what);
+  }
+  return {};
+}
+
+// "auto" is this machine's choice: an index of the user's own may have had another build.
+Result<void> CheckAfter(const Project& project, const Machine& machine, const Matrix& matrix,
+                        const Lock& lock) {
+  if (project.environment.cuda != "auto") return {};
+  const auto advice = AdviseOnDriver(matrix, lock.cuda, lock.python, machine);
+  if (!advice) return {};
+  return ProblemAt(
+      project, {"torch",
+                fmt::format("this machine cannot run the index's build of PyTorch {}: {}",
+                            lock.torch, advice->what),
+                fmt::format("{}\nTo lock for other machines, write cuda = \"{}\".", advice->next,
+                            lock.cuda)});
 }
 
 }  // namespace
@@ -69,10 +106,18 @@ Result<LockReport> UpdateLock(const Project& project, const Recipes& recipes,
       }
     }
   }
+  ENVKIT_TRY(const fs::path share, ShareDirectory());
+  ENVKIT_TRY(const Matrix matrix, LoadMatrix(share / "images"));
+  if (!options.system_only) {
+    ENVKIT_CHECK(CheckBefore(project, request.machine, matrix, terminal));
+  }
   ENVKIT_TRY(const Store store, Store::Open());
   auto lock = ResolveLock(project, recipes, store, terminal, options, &report.findings);
   if (!lock) return Wrap(std::move(lock.error()), "locking");
   report.lock = std::move(*lock);
+  if (!options.system_only) {
+    ENVKIT_CHECK(CheckAfter(project, request.machine, matrix, report.lock));
+  }
   report.resolved = true;
   report.changed = !old || report.lock.Digest() != old->Digest();
   // Images stand for the lock that they were built from.

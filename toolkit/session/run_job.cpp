@@ -9,6 +9,7 @@
 
 #include "base/files.h"
 #include "engine/engine.h"
+#include "session/driver.h"
 #include "session/environment.h"
 #include "session/record.h"
 #include "session/show_plan.h"
@@ -136,6 +137,10 @@ Result<Prepared> Prepare(const fs::path& directory, const RunRequest& request,
   if (setting.variant.empty()) {
     ENVKIT_TRY(setting.variant, ChooseVariant(env.project, facts, setting.variant_why));
   }
+  // Before a build of minutes; an image for GPUs may also run without any.
+  const bool uses_gpus = setting.variant == "cuda" && request.gpus != "none" &&
+                         JudgeGpus(facts).state == GpuState::kUsable;
+  if (uses_gpus) ENVKIT_CHECK(CheckDriver(env.lock, facts));
   ENVKIT_TRY(const ImagePlan plan,
              PlanImage(env.project, env.lock, env.recipes, profile, setting.variant));
   ENVKIT_TRY(prepared.image, FindImage(plan, env.store));
