@@ -57,23 +57,6 @@ std::string ConfigJson(const ImagePlan& plan, const Image& image) {
   return config.dump();
 }
 
-std::vector<ImagePackage> PackagesOf(const ImagePlan& plan) {
-  std::vector<ImagePackage> packages;
-  for (const LayerPlan& layer : plan.layers) {
-    if (layer.kind != "os" && layer.kind != "wheel") continue;
-    for (const LockedDeb& deb : layer.debs) {
-      packages.push_back({deb.name, deb.version, deb.sha256});
-    }
-    for (const LockedWheel& wheel : layer.wheels) {
-      packages.push_back({wheel.name, wheel.version, wheel.sha256});
-    }
-  }
-  std::sort(packages.begin(), packages.end(), [](const auto& a, const auto& b) {
-    return std::tie(a.name, a.version) < std::tie(b.name, b.version);
-  });
-  return packages;
-}
-
 Result<Image> PublishImage(const ImagePlan& plan, std::vector<Layer> layers, const Store& store) {
   Image image;
   image.name = plan.name;
@@ -206,17 +189,57 @@ Result<Image> BuildOnce(const Project& project, const ImagePlan& plan, const Sto
 
 }  // namespace
 
+std::vector<ImagePackage> PackagesOf(const ImagePlan& plan) {
+  std::vector<ImagePackage> packages;
+  for (const LayerPlan& layer : plan.layers) {
+    if (layer.kind != "os" && layer.kind != "wheel") continue;
+    for (const LockedDeb& deb : layer.debs) {
+      packages.push_back({deb.name, deb.version, deb.sha256});
+    }
+    for (const LockedWheel& wheel : layer.wheels) {
+      packages.push_back({wheel.name, wheel.version, wheel.sha256});
+    }
+  }
+  std::sort(packages.begin(), packages.end(), [](const auto& a, const auto& b) {
+    return std::tie(a.name, a.version) < std::tie(b.name, b.version);
+  });
+  return packages;
+}
+
+Result<Image> LoadImageRecord(const Store& store, const std::string& config_digest) {
+  const fs::path file = store.data / "images" / (config_digest + ".json");
+  std::error_code error;
+  if (!fs::exists(file, error)) {
+    return Missing(fmt::format("the store has no image {}", config_digest), "envkit build");
+  }
+  ENVKIT_TRY(const std::string text, ReadFile(file));
+  auto damaged = [&](const std::string& why) {
+    return Fail(fmt::format("{} is damaged: {}", file.string(), why),
+                "A build writes it anew:  envkit build");
+  };
+  Image image;
+  json diff_ids = json::array();
+  try {
+    image = ReadImage(json::parse(text), store);
+    for (const Layer& layer : image.layers) diff_ids.push_back("sha256:" + layer.diff_id);
+    if (json::parse(image.config_json).at("rootfs").at("diff_ids") != diff_ids) {
+      return damaged("its layers are not those of its config");
+    }
+  } catch (const json::exception& exception) {
+    return damaged(exception.what());
+  }
+  if (image.config_digest != config_digest || Sha256Of(image.config_json) != config_digest) {
+    return damaged("its config is not the one that its name is the sha256 of");
+  }
+  return image;
+}
+
 Result<std::optional<Image>> FindImage(const ImagePlan& plan, const Store& store) {
   const auto digest = ReadFile(store.data / "plans" / PlanKey(plan));
   if (!digest || !IsSha256(*digest)) return std::nullopt;
-  const auto text = ReadFile(store.data / "images" / (*digest + ".json"));
-  if (!text) return std::nullopt;
-  Image image;
-  try {
-    image = ReadImage(json::parse(*text), store);
-  } catch (const json::exception&) {
-    return std::nullopt;  // written anew by the next build
-  }
+  auto record = LoadImageRecord(store, *digest);
+  if (!record) return std::nullopt;  // written anew by the next build
+  Image image = std::move(*record);
   for (const Layer& layer : image.layers) {
     std::error_code error;
     if (!fs::exists(layer.tree.parent_path() / "info.json", error)) return std::nullopt;

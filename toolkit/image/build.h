@@ -42,6 +42,10 @@ Result<ImagePlan> PlanImage(const Project& project, const Lock& lock, const Reci
 // The image when all its layers are in the store, in a few milliseconds; else nullopt.
 Result<std::optional<Image>> FindImage(const ImagePlan& plan, const Store& store);
 
+// The record of an image that was built. An error says what is wrong with it: kMissing where there
+// is none, kFailed where it is damaged. Layers need not be there.
+Result<Image> LoadImageRecord(const Store& store, const std::string& config_digest);
+
 // Runs argv in a stack of trees; commands/ passes engine's RunInSandbox here, so that image/ and
 // engine/ need not know each other.
 struct BuildSandbox {
