@@ -28,6 +28,8 @@ class Sha256 {
 
 std::string Sha256Of(std::string_view text);
 Result<std::string> Sha256OfFile(const std::filesystem::path& file);
+// What dpkg's lists of files have; nothing to rely on by itself.
+Result<std::string> Md5OfFile(const std::filesystem::path& file);
 bool IsSha256(std::string_view hex);
 
 }  // namespace envkit

@@ -58,23 +58,6 @@ std::string ConfigJson(const ImagePlan& plan, const Image& image) {
   return config.dump();
 }
 
-std::vector<ImagePackage> PackagesOf(const ImagePlan& plan) {
-  std::vector<ImagePackage> packages;
-  for (const LayerPlan& layer : plan.layers) {
-    if (layer.kind != "os" && layer.kind != "wheel") continue;
-    for (const LockedDeb& deb : layer.debs) {
-      packages.push_back({deb.name, deb.version, deb.sha256});
-    }
-    for (const LockedWheel& wheel : layer.wheels) {
-      packages.push_back({wheel.name, wheel.version, wheel.sha256});
-    }
-  }
-  std::sort(packages.begin(), packages.end(), [](const auto& a, const auto& b) {
-    return std::tie(a.name, a.version) < std::tie(b.name, b.version);
-  });
-  return packages;
-}
-
 Result<Image> PublishImage(const ImagePlan& plan, std::vector<Layer> layers, const Store& store) {
   Image image;
   image.name = plan.name;
@@ -183,6 +166,23 @@ Result<Image> BuildOnce(const Project& project, const ImagePlan& plan, const Sto
 }
 
 }  // namespace
+
+std::vector<ImagePackage> PackagesOf(const ImagePlan& plan) {
+  std::vector<ImagePackage> packages;
+  for (const LayerPlan& layer : plan.layers) {
+    if (layer.kind != "os" && layer.kind != "wheel") continue;
+    for (const LockedDeb& deb : layer.debs) {
+      packages.push_back({deb.name, deb.version, deb.sha256});
+    }
+    for (const LockedWheel& wheel : layer.wheels) {
+      packages.push_back({wheel.name, wheel.version, wheel.sha256});
+    }
+  }
+  std::sort(packages.begin(), packages.end(), [](const auto& a, const auto& b) {
+    return std::tie(a.name, a.version) < std::tie(b.name, b.version);
+  });
+  return packages;
+}
 
 Result<std::optional<Image>> FindImage(const ImagePlan& plan, const Store& store) {
   const auto digest = ReadFile(store.data / "plans" / PlanKey(plan));

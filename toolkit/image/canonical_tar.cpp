@@ -169,33 +169,45 @@ Result<void> TarStream::Header(std::string_view path, char type, unsigned mode, 
 }
 
 Result<void> TarStream::Directory(std::string_view path, unsigned mode) {
+  if (seen_) seen_({std::string(path), 'd', mode & 07777, 0, "", ""});
   return Header(fmt::format("{}/", path), '5', mode, 0, "");
 }
 
 Result<void> TarStream::Symlink(std::string_view path, std::string_view target) {
+  if (seen_) seen_({std::string(path), 'l', 0777, 0, "", std::string(target)});
   return Header(path, '2', 0777, 0, target);
 }
 
 Result<void> TarStream::BeginFile(std::string_view path, unsigned mode, std::uint64_t size) {
   left_ = size;
+  if (seen_) {
+    entry_ = {std::string(path), 'f', mode & 07777, size, "", ""};
+    hash_.emplace();
+  }
   return Header(path, '0', mode, size, "");
 }
 
 Result<void> TarStream::Data(const char* data, std::size_t size) {
   if (size > left_) return Fail(fmt::format("{} is longer than was said", last_));
   left_ -= size;
+  if (hash_) hash_->Update(data, size);
   return Write({data, size});
 }
 
 Result<void> TarStream::EndFile() {
   if (left_ != 0) return Fail(fmt::format("{} is {} bytes shorter than was said", last_, left_));
+  if (hash_) {
+    entry_.sha256 = hash_->Hex();
+    hash_.reset();
+    seen_(std::move(entry_));
+  }
   return Pad();
 }
 
 Result<void> TarStream::Finish() { return Write(std::string(2 * kBlock, '\0')); }
 
 Result<std::uint64_t> WriteCanonicalTar(const fs::path& tree, std::int64_t mtime,
-                                        const ByteSink& sink) {
+                                        const ByteSink& sink, const EntrySink& seen) {
   std::error_code error;
   std::vector<std::string> paths;
   const std::size_t root = tree.string().size() + 1;
@@ -206,7 +218,7 @@ Result<std::uint64_t> WriteCanonicalTar(const fs::path& tree, std::int64_t mtime
   if (error) return Fail(fmt::format("reading {}: {}", tree.string(), error.message()));
   std::sort(paths.begin(), paths.end());
 
-  TarStream tar(sink, mtime);
+  TarStream tar(sink, mtime, seen);
   std::vector<char> buffer(1 << 20);
   for (const std::string& path : paths) {
     const fs::path file = tree / path;

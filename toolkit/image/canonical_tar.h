@@ -5,19 +5,36 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "base/archive.h"
+#include "base/digest.h"
 #include "base/result.h"
 
 namespace envkit {
+
+// What a tar says of one path. SHA256 and SIZE are a file's, TARGET is a symlink's.
+struct TreeEntry {
+  std::string path;
+  char type = 'f';  // f | d | l
+  unsigned mode = 0;
+  std::uint64_t size = 0;
+  std::string sha256, target;
+  bool operator==(const TreeEntry&) const = default;
+};
+using EntrySink = std::function<void(TreeEntry entry)>;
 
 // The bytes of one entry after the other. Entries must come in order; paths have no leading "./"
 // and no trailing "/".
 class TarStream {
  public:
-  TarStream(ByteSink sink, std::int64_t mtime) : sink_(std::move(sink)), mtime_(mtime) {}
+  // SEEN hears of each entry when it is complete; hashing the files by themselves as well costs
+  // what hashing the tar does.
+  TarStream(ByteSink sink, std::int64_t mtime, EntrySink seen = {})
+      : sink_(std::move(sink)), mtime_(mtime), seen_(std::move(seen)) {}
   Result<void> Directory(std::string_view path, unsigned mode);
   Result<void> Symlink(std::string_view path, std::string_view target);
   // Then exactly SIZE bytes by Data, then EndFile.
@@ -35,6 +52,9 @@ class TarStream {
 
   ByteSink sink_;
   std::int64_t mtime_;
+  EntrySink seen_;
+  TreeEntry entry_;  // the file that is being written
+  std::optional<Sha256> hash_;
   std::uint64_t bytes_ = 0;
   std::uint64_t left_ = 0;  // of the file that is being written
   std::string last_;
@@ -43,6 +63,6 @@ class TarStream {
 // All of TREE, permission bits as they are there. Hard links become copies; anything but files,
 // directories and symlinks is left out. Returns the size of the tar.
 Result<std::uint64_t> WriteCanonicalTar(const std::filesystem::path& tree, std::int64_t mtime,
-                                        const ByteSink& sink);
+                                        const ByteSink& sink, const EntrySink& seen = {});
 
 }  // namespace envkit

@@ -19,6 +19,7 @@
 #include <utility>
 
 #include "base/files.h"
+#include "image/manifest.h"
 
 namespace envkit {
 namespace fs = std::filesystem;
@@ -48,29 +49,6 @@ bool Matches(const std::vector<std::string>& patterns, const std::string& path) 
   return std::any_of(patterns.begin(), patterns.end(), [&](const std::string& pattern) {
     return fnmatch(pattern.c_str(), path.c_str(), 0) == 0;
   });
-}
-
-// Where the wheel's member MEMBER lies in the image: beside the others in site-packages, unless it
-// is in NAME-VERSION.data/SCHEME/.
-Result<std::string> Place(const std::string& site, const LockedWheel& wheel,
-                          const std::string& member) {
-  if (member.find_first_of("\t\n") != std::string::npos) {
-    return Fail(fmt::format("{} has a file name with a tab or a line break", wheel.file));
-  }
-  const std::size_t top = member.find('/');
-  if (top == std::string::npos || !std::string_view(member).substr(0, top).ends_with(".data")) {
-    return site + "/" + member;
-  }
-  const std::size_t scheme_end = member.find('/', top + 1);
-  const std::string scheme = member.substr(top + 1, scheme_end - top - 1);
-  const std::string rest = scheme_end == std::string::npos ? "" : member.substr(scheme_end + 1);
-  if (!rest.empty()) {
-    if (scheme == "purelib" || scheme == "platlib") return site + "/" + rest;
-    if (scheme == "scripts") return "usr/local/bin/" + rest;
-    if (scheme == "data") return "usr/local/" + rest;
-    if (scheme == "headers") return fmt::format("usr/local/include/{}/{}", wheel.name, rest);
-  }
-  return Fail(fmt::format("{} has {}, and no rule says where that belongs", wheel.file, member));
 }
 
 Unexpected Collision(const OwnedFile& first, const OwnedFile& second) {
@@ -190,7 +168,7 @@ LayerWriter::LayerWriter(fs::path tree, std::int64_t mtime, ByteCount written)
             hash_.Update(data, size);
             return {};
           },
-          mtime),
+          mtime, [this](const TreeEntry& entry) { manifest_ += ManifestLine(entry); }),
       output_(std::make_unique<Output>()) {}
 
 LayerWriter::~LayerWriter() = default;
@@ -236,6 +214,7 @@ Result<void> LayerWriter::File(std::string_view path, unsigned mode, std::uint64
 Result<Layer> LayerWriter::Finish() {
   ENVKIT_CHECK(tar_.Finish());
   for (const fs::path& directory : directories_) ENVKIT_CHECK(SetTime(directory, mtime_));
+  ENVKIT_CHECK(WriteFileAtomic(tree_.parent_path() / kManifestName, manifest_));
   Layer layer;
   layer.diff_id = hash_.Hex();
   layer.bytes = tar_.bytes();
@@ -270,14 +249,33 @@ Result<Layer> FinishTree(const fs::path& tree, std::int64_t mtime, Modes modes) 
   for (const fs::path& path : paths) ENVKIT_CHECK(SetTime(path, mtime));
   if (chmod(tree.c_str(), 0755) != 0) return FileFailure("setting the mode of", tree, errno);
 
-  Sha256 hash;
+  ENVKIT_TRY(const TreeScan scan, ScanTree(tree, mtime));
+  ENVKIT_CHECK(WriteManifest(tree, scan.entries));
   Layer layer;
-  ENVKIT_TRY(layer.bytes, WriteCanonicalTar(tree, mtime, [&](const char* data, std::size_t size) {
-               hash.Update(data, size);
-               return Result<void>();
-             }));
-  layer.diff_id = hash.Hex();
+  layer.diff_id = scan.diff_id;
+  layer.bytes = scan.bytes;
   return layer;
+}
+
+Result<std::string> PlaceInImage(const std::string& site, const LockedWheel& wheel,
+                                 const std::string& member) {
+  if (member.find_first_of("\t\n") != std::string::npos) {
+    return Fail(fmt::format("{} has a file name with a tab or a line break", wheel.file));
+  }
+  const std::size_t top = member.find('/');
+  if (top == std::string::npos || !std::string_view(member).substr(0, top).ends_with(".data")) {
+    return site + "/" + member;
+  }
+  const std::size_t scheme_end = member.find('/', top + 1);
+  const std::string scheme = member.substr(top + 1, scheme_end - top - 1);
+  const std::string rest = scheme_end == std::string::npos ? "" : member.substr(scheme_end + 1);
+  if (!rest.empty()) {
+    if (scheme == "purelib" || scheme == "platlib") return site + "/" + rest;
+    if (scheme == "scripts") return "usr/local/bin/" + rest;
+    if (scheme == "data") return "usr/local/" + rest;
+    if (scheme == "headers") return fmt::format("usr/local/include/{}/{}", wheel.name, rest);
+  }
+  return Fail(fmt::format("{} has {}, and no rule says where that belongs", wheel.file, member));
 }
 
 Result<WheelContent> OpenWheels(const LayerPlan& plan, const Store& store,
@@ -296,7 +294,7 @@ Result<WheelContent> OpenWheels(const LayerPlan& plan, const Store& store,
       }
       if (!patterns.empty() && !Matches(patterns, entry.name)) continue;
       if (index < except.size() && Matches(except[index], entry.name)) continue;
-      ENVKIT_TRY(std::string path, Place(plan.site, wheel, entry.name));
+      ENVKIT_TRY(std::string path, PlaceInImage(plan.site, wheel, entry.name));
       all.push_back({std::move(path), index, entry});
     }
     if (!unused.empty()) {

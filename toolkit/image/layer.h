@@ -47,13 +47,15 @@ class LayerWriter {
   TarStream tar_;
   std::vector<std::filesystem::path> directories_;
   std::unique_ptr<Output> output_;
+  std::string manifest_;
 };
 
 enum class Modes {
   kKeep,   // a Debian system: permission bits mean something
   kPlain,  // 0755 for directories, programs and shared libraries, 0644 for the rest
 };
-// Sets modes and times of TREE, then hashes it: diff_id and bytes.
+// Sets modes and times of TREE, then hashes it: diff_id and bytes. As LayerWriter::Finish, it
+// leaves the list of what is in the tree beside it (image/manifest.h).
 Result<Layer> FinishTree(const std::filesystem::path& tree, std::int64_t mtime, Modes modes);
 
 // What a layer of wheels will hold, read from the wheels' directories. Paths are those in the
@@ -68,6 +70,10 @@ struct WheelContent {
   std::vector<File> files;      // sorted by path, each once
   std::uint64_t bytes = 0;
 };
+// Where the wheel's member MEMBER lies in the image: beside the others in SITE, unless it is in
+// NAME-VERSION.data/SCHEME/.
+Result<std::string> PlaceInImage(const std::string& site, const LockedWheel& wheel,
+                                 const std::string& member);
 // Files that match EXCEPT (per wheel, patterns as in LayerPlan) are left out. Errors: a damaged
 // wheel, a pattern without a file, two wheels with different files at one path.
 Result<WheelContent> OpenWheels(const LayerPlan& plan, const Store& store,

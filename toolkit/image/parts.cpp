@@ -17,6 +17,7 @@
 #include "host/facts.h"
 #include "image/layer.h"
 #include "image/system_tree.h"
+#include "image/wheel_record.h"
 
 namespace envkit {
 namespace fs = std::filesystem;
@@ -132,6 +133,7 @@ struct Maker {
     ENVKIT_TRY(const fs::path directory, MakeLayerDirectory(work, plan.key));
     ENVKIT_TRY(Layer layer, WriteWheels(plan, content, directory / "fs",
                                         [&](std::uint64_t bytes) { activity.Add(bytes); }));
+    ENVKIT_CHECK(KeepWheelPapers(plan, content, directory));
     ENVKIT_CHECK(PublishLayer(store, plan, directory, std::move(layer), OwnedFiles(plan, content)));
     activity.End(plan.what);
     return {};

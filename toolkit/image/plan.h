@@ -14,6 +14,9 @@ namespace envkit {
 // Everything that shapes the image.
 std::string PlanKey(const ImagePlan& plan);
 
+// What the image will hold, by name.
+std::vector<ImagePackage> PackagesOf(const ImagePlan& plan);
+
 const LayerPlan* FindKind(const ImagePlan& plan, std::string_view kind);
 
 // What the runtime layer is compiled in: the builder's Debian tree, and a tree with those members

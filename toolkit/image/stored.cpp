@@ -89,21 +89,43 @@ Result<void> StoreImage(const Image& image, const Store& store) {
   return WriteFileAtomic(ImageFile(store, image.config_digest), stored.dump(1) + "\n");
 }
 
+Result<Image> LoadImageRecord(const Store& store, const std::string& config_digest) {
+  const fs::path file = ImageFile(store, config_digest);
+  std::error_code error;
+  if (!fs::exists(file, error)) {
+    return Missing(fmt::format("the store has no image {}", config_digest), "envkit build");
+  }
+  ENVKIT_TRY(const std::string text, ReadFile(file));
+  auto damaged = [&](const std::string& why) {
+    return Fail(fmt::format("{} is damaged: {}", file.string(), why),
+                "A build writes it anew:  envkit build");
+  };
+  Image image;
+  json diff_ids = json::array();
+  try {
+    image = FromJson(json::parse(text), store);
+    for (const Layer& layer : image.layers) diff_ids.push_back("sha256:" + layer.diff_id);
+    if (json::parse(image.config_json).at("rootfs").at("diff_ids") != diff_ids) {
+      return damaged("its layers are not those of its config");
+    }
+  } catch (const json::exception& exception) {
+    return damaged(exception.what());
+  }
+  if (image.config_digest != config_digest || Sha256Of(image.config_json) != config_digest) {
+    return damaged("its config is not the one that its name is the sha256 of");
+  }
+  return image;
+}
+
 std::optional<Image> ReadStoredImage(const std::string& config_digest, const Store& store) {
   if (!IsSha256(config_digest)) return std::nullopt;
-  const auto text = ReadFile(ImageFile(store, config_digest));
-  if (!text) return std::nullopt;
-  Image image;
-  try {
-    image = FromJson(json::parse(*text), store);
-  } catch (const json::exception&) {
-    return std::nullopt;  // written anew by the next build
-  }
-  for (const Layer& layer : image.layers) {
+  auto image = LoadImageRecord(store, config_digest);
+  if (!image) return std::nullopt;  // written anew by the next build
+  for (const Layer& layer : image->layers) {
     std::error_code error;
     if (!fs::exists(layer.tree.parent_path() / "info.json", error)) return std::nullopt;
   }
-  return image;
+  return std::move(*image);
 }
 
 Result<std::vector<StoredImage>> ListImages(const Store& store) {

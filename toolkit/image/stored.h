@@ -16,6 +16,9 @@
 namespace envkit {
 
 Result<void> StoreImage(const Image& image, const Store& store);
+// The record of an image that was built. An error says what is wrong with it: kMissing where there
+// is none, kFailed where it is damaged. Layers need not be there.
+Result<Image> LoadImageRecord(const Store& store, const std::string& config_digest);
 // By config digest; nullopt: not there, damaged, or layers are missing.
 std::optional<Image> ReadStoredImage(const std::string& config_digest, const Store& store);
 

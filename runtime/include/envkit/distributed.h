@@ -72,6 +72,8 @@ class Communicator {
   // Collective, all of these.
   void AllReduceSum(
       std::span<double> values);  // summed in the order of ranks: the same bits on all
+  // In place, over Gloo or NCCL, never through shared memory. TENSOR is on device().
+  void AllReduceTensor(const at::Tensor& tensor);
   void Barrier();
   std::string Broadcast(const std::string& text);          // rank 0's text, on every rank
   void Broadcast(const std::vector<at::Tensor>& tensors);  // rank 0's contents, in place

@@ -302,6 +302,14 @@ void Communicator::AllReduceSum(std::span<double> values) {
   });
 }
 
+void Communicator::AllReduceTensor(const at::Tensor& tensor) {
+  if (!state_->group) return;
+  Waited("an all-reduce", ranks(), [&] {
+    std::vector<at::Tensor> tensors = {tensor};
+    state_->group->allreduce(tensors)->wait();
+  });
+}
+
 void Communicator::Barrier() {
   double nothing = 0;
   AllReduceSum({&nothing, 1});
