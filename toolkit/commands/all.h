@@ -10,6 +10,7 @@ namespace envkit {
 
 Command BuildCommand();
 Command CompletionCommand();
+Command DoctorCommand();
 Command LaunchCommand();
 Command LockCommand();
 Command RunCommand();

@@ -199,8 +199,14 @@ void ProbeEngines(const Root& root, EngineFacts& facts) {
                        root.Exists("/usr/local/bin/nvidia-container-runtime-hook");
   ReadToolkitConfig(root, facts);
   ProbeCdi(root, facts);
+  // The session tries it; here a captured tree may tell.
   facts.oci.from = "envkit's own engine";
   facts.oci.unknown = "it was not tried";
+  if (const auto kept = root.live() ? std::nullopt : root.Ask("oci", {})) {
+    const bool works = !kept->starts_with("failed: ");
+    facts.oci.unknown = works ? "" : Trimmed(kept->substr(8));
+    if (works) facts.oci.value = Trimmed(*kept);
+  }
 }
 
 }  // namespace envkit::doctor

@@ -188,6 +188,14 @@ Facts RunProbes(const std::filesystem::path& root_path, const std::vector<Probe>
   }
 }
 
-Facts ProbeMachine(const std::filesystem::path& root) { return RunProbes(root, AllProbes()); }
+Facts ProbeMachine(const std::filesystem::path& root_path) {
+  Facts facts = RunProbes(root_path, AllProbes());
+  // This machine's project is the session's to find; a captured tree may hold one.
+  const Root root(root_path);
+  const std::string project = root.live() ? "" : root.Read("/.envkit/project.json");
+  if (!project.empty())
+    ReadSection("project", nlohmann::json::parse(project, nullptr, false), facts);
+  return facts;
+}
 
 }  // namespace envkit::doctor
