@@ -10,6 +10,7 @@ namespace envkit {
 
 Command BuildCommand();
 Command CompletionCommand();
+Command DoctorCommand();
 Command InitCommand();
 Command LaunchCommand();
 Command LockCommand();

@@ -7,6 +7,7 @@ namespace envkit {
 std::vector<CommandGroup> CommandGroups() {
   return {{"Project", {InitCommand(), LockCommand(), BuildCommand(), MatrixCommand()}},
           {"Jobs", {RunCommand(), LaunchCommand()}},
+          {"This machine", {DoctorCommand()}},
           {"This tool", {CompletionCommand(), VersionCommand()}}};
 }
 

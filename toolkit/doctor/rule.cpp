@@ -1,0 +1,148 @@
+#include "doctor/rule.h"
+
+#include <fmt/format.h>
+
+#include <cctype>
+
+namespace envkit::doctor {
+namespace {
+
+bool SameLetters(std::string_view a, std::string_view b) {
+  if (a.size() != b.size()) return false;
+  for (std::size_t i = 0; i < a.size(); ++i)
+    if (std::toupper(static_cast<unsigned char>(a[i])) !=
+        std::toupper(static_cast<unsigned char>(b[i])))
+      return false;
+  return true;
+}
+
+std::vector<Rule> MakeTable() {
+  std::vector<Rule> table;
+  for (const auto& part : {DriverRules(), GpuRules(), EngineRules(), ImageRules(), RunRules()})
+    table.insert(table.end(), part.begin(), part.end());
+  return table;
+}
+
+}  // namespace
+
+const std::vector<Rule>& AllRules() {
+  static const std::vector<Rule> table = MakeTable();
+  return table;
+}
+
+const Rule* FindRule(std::string_view id) {
+  for (const Rule& rule : AllRules())
+    if (SameLetters(rule.id, id)) return &rule;
+  return nullptr;
+}
+
+bool OnWsl(const Facts& facts) { return facts.system.wsl && facts.system.wsl_driver; }
+
+bool HasGpu(const Facts& facts) {
+  if (!facts.pci.gpus.empty() || OnWsl(facts)) return true;
+  for (const DeviceNode& node : facts.driver.nodes) {
+    const std::string_view rest = std::string_view(node.path).substr(sizeof "/dev/nvidia" - 1);
+    if (!rest.empty() && std::isdigit(static_cast<unsigned char>(rest.front()))) return true;
+  }
+  return false;
+}
+
+std::string WithoutNvml(const Facts& facts) {
+  const NvmlFacts& nvml = facts.nvml;
+  if (!nvml.unknown.empty()) return "NVML: " + nvml.unknown;
+  if (!nvml.present) return "NVML could not be loaded";
+  if (!nvml.init) return "NVML was not asked";
+  if (*nvml.init != 0) return fmt::format("NVML does not work (code {})", *nvml.init);
+  return "";
+}
+
+std::string GpuName(const Gpu& gpu) {
+  return gpu.name.empty() ? fmt::format("GPU {}", gpu.index)
+                          : fmt::format("GPU {} ({})", gpu.index, gpu.name);
+}
+
+std::string DriverVersion(const Facts& facts) {
+  if (facts.driver.module_version) return *facts.driver.module_version;
+  return facts.nvml.driver_version ? *facts.nvml.driver_version : "";
+}
+
+std::string GiB(std::int64_t bytes) {
+  constexpr double kGiB = 1 << 30, kMiB = 1 << 20;
+  const auto amount = static_cast<double>(bytes);
+  return amount >= kGiB ? fmt::format("{:.3g} GiB", amount / kGiB)
+                        : fmt::format("{:.3g} MiB", amount / kMiB);
+}
+
+Family FamilyOf(const SystemFacts& system) {
+  const std::string all = " " + system.os_id + " " + system.os_like + " ";
+  const auto has = [&](const char* name) {
+    return all.find(std::string(" ") + name + " ") != std::string::npos;
+  };
+  if (has("ubuntu")) return Family::kUbuntu;
+  if (has("debian")) return Family::kDebian;
+  if (has("rhel") || has("fedora") || has("centos")) return Family::kRedHat;
+  if (has("suse") || has("sles") || system.os_id.starts_with("opensuse")) return Family::kSuse;
+  if (has("arch")) return Family::kArch;
+  return Family::kOther;
+}
+
+std::string Install(const Facts& facts, const Packages& packages) {
+  const auto with = [](const char* command, const std::string& names) {
+    return names.empty() ? "" : command + names;
+  };
+  switch (FamilyOf(facts.system)) {
+    case Family::kDebian:
+    case Family::kUbuntu:
+      return with("sudo apt-get install ", packages.apt);
+    case Family::kRedHat:
+      return with("sudo dnf install ", packages.dnf);
+    case Family::kSuse:
+      return with("sudo zypper install ", packages.zypper);
+    case Family::kArch:
+      return with("sudo pacman -S ", packages.pacman);
+    case Family::kOther:
+      break;
+  }
+  return "";
+}
+
+std::string InstallDriver(const Facts& facts, bool open) {
+  switch (FamilyOf(facts.system)) {
+    case Family::kUbuntu:
+      return open ? "sudo apt-get install nvidia-open" : "sudo ubuntu-drivers install";
+    case Family::kDebian:
+      return open ? "sudo apt-get install nvidia-open-kernel-dkms nvidia-driver"
+                  : "sudo apt-get install nvidia-driver";
+    default:
+      break;
+  }
+  const std::string command =
+      open ? Install(facts, {"", "nvidia-open", "nvidia-open", "nvidia-open nvidia-utils"})
+           : Install(facts, {"", "cuda-drivers", "cuda-drivers", "nvidia nvidia-utils"});
+  return command;
+}
+
+std::string InstallToolkit(const Facts& facts) {
+  const std::string name = "nvidia-container-toolkit";
+  return Install(facts, {name, name, name, name});
+}
+
+std::string InstallHeaders(const Facts& facts) {
+  const std::string kernel = facts.system.kernel ? *facts.system.kernel : "$(uname -r)";
+  return Install(facts, {"linux-headers-" + kernel, "kernel-devel-" + kernel,
+                         "kernel-default-devel", "linux-headers"});
+}
+
+std::string RebuildInitramfs(const Facts& facts) {
+  switch (FamilyOf(facts.system)) {
+    case Family::kDebian:
+    case Family::kUbuntu:
+      return "sudo update-initramfs -u";
+    case Family::kArch:
+      return "sudo mkinitcpio -P";
+    default:
+      return "sudo dracut --force";
+  }
+}
+
+}  // namespace envkit::doctor
