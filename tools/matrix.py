@@ -364,7 +364,9 @@ def renew(matrix, rows, index, today, complete):
             changes.append(f"+ {name}")
             old[key(row)] = dict(row, date=today)
             continue
-        after = dict(before, **row)
+        # What this index or this run does not tell, another one told.
+        after = dict(before, **{field: value for field, value in row.items()
+                                if value is not None or field not in ("released", "glibc")})
         after["indexes"] = sorted({*before.get("indexes", []), *row["indexes"]})
         if "sass" in row["unconfirmed"] and before.get("sass") and before.get("confirmed"):
             after["unconfirmed"] = before.get("unconfirmed", [])  # they were read another time
