@@ -10,8 +10,10 @@ namespace envkit {
 
 Command BuildCommand();
 Command CompletionCommand();
+Command ImageCommand();
 Command LaunchCommand();
 Command LockCommand();
+Command RenderCommand();
 Command RunCommand();
 Command VersionCommand();
 

@@ -17,6 +17,7 @@
 #include "image/build.h"
 #include "image/canonical_tar.h"
 #include "image/layer.h"
+#include "image/prune.h"
 #include "image/stored.h"
 
 namespace envkit {
@@ -221,6 +222,7 @@ Result<void> SaveDocker(const Image& image, const fs::path& part) {
 Result<LayoutReport> WriteOciLayout(const Image& image, const Store& store, const fs::path& layout,
                                     Compression compression, const std::set<std::string>& known,
                                     Terminal& terminal) {
+  ENVKIT_TRY(const FileLock hold, HoldStore(store));
   ENVKIT_CHECK(MakeDirectories(layout / "blobs/sha256"));
   std::vector<Blob> blobs(image.layers.size());
   std::vector<std::pair<std::uint64_t, std::size_t>> order;  // largest first

@@ -16,6 +16,7 @@
 #include "image/canonical_tar.h"
 #include "image/layer.h"
 #include "image/oci_layout.h"
+#include "image/prune.h"
 #include "image/stored.h"
 
 namespace envkit {
@@ -31,7 +32,7 @@ constexpr std::size_t kMostLayers = 127;
 
 // A layer as the archive has it.
 struct Incoming {
-  std::string diff_id, what, digest;  // digest: of the blob; empty in a docker archive
+  std::string diff_id, what = "layer", digest;  // of the blob; empty in a docker archive
   fs::path blob;
   std::uint64_t blob_bytes = 0;
   std::string encoding;  // zstd | gzip | "" as the descriptor says
@@ -118,6 +119,12 @@ bool IsTagWord(const std::string& text) {
          });
 }
 
+// What is shown to people: no control characters from a stranger's archive.
+bool IsShowable(const std::string& text) {
+  return !text.empty() && text.size() <= 128 &&
+         std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c < 0x7f; });
+}
+
 // What the config's labels say, and its layers' diff_ids.
 Result<IncomingImage> FromConfig(const std::string& config_json) {
   const json config = json::parse(config_json, nullptr, false);
@@ -152,7 +159,8 @@ Result<IncomingImage> FromConfig(const std::string& config_json) {
       config[history].size() == incoming.layers.size()) {
     for (std::size_t index = 0; index < incoming.layers.size(); ++index) {
       const std::string by = Text(config[history][index], "created_by");
-      incoming.layers[index].what = by.starts_with("envkit ") ? by.substr(7) : "layer";
+      const std::string what = by.starts_with("envkit ") ? by.substr(7) : "";
+      if (IsShowable(what)) incoming.layers[index].what = what;
     }
   }
   return incoming;
@@ -160,7 +168,7 @@ Result<IncomingImage> FromConfig(const std::string& config_json) {
 
 void TakeAnnotations(const json& descriptor, Incoming& layer) {
   const json annotations = descriptor.value("annotations", json::object());
-  if (const std::string what = Text(annotations, "dev.envkit.layer.what"); !what.empty()) {
+  if (const std::string what = Text(annotations, "dev.envkit.layer.what"); IsShowable(what)) {
     layer.what = what;
   }
   const std::string keys = Text(annotations, "dev.envkit.layer.keys");
@@ -181,7 +189,7 @@ std::vector<ImagePackage> Packages(const json& manifest) {
   if (!list.is_array()) return packages;
   for (const json& one : list) {
     if (one.is_array() && one.size() == 3 && one[0].is_string() && one[1].is_string() &&
-        one[2].is_string()) {
+        one[2].is_string() && IsShowable(one[0]) && IsShowable(one[1])) {
       packages.push_back({one[0], one[1], one[2]});
     }
   }
@@ -384,6 +392,7 @@ Result<LoadReport> LoadImage(const fs::path& source, const Store& store, const L
   if (!fs::exists(status)) {
     return Usage(fmt::format("{} does not exist", source.string()));
   }
+  ENVKIT_TRY(const FileLock hold, HoldStore(store));
   ENVKIT_TRY(const WorkDirectory work, WorkDirectory::Make(store));
   fs::path directory = source;
   if (!fs::is_directory(status)) {
