@@ -242,13 +242,16 @@ Result<void> RequireFreeSpace(const fs::path& path, std::uint64_t bytes,
       fmt::format("Free space on {}, or set ENVKIT_STORE to a directory on a larger disk.", mount));
 }
 
-Result<FileLock> FileLock::Acquire(const fs::path& file) {
+Result<FileLock> FileLock::Acquire(const fs::path& file) { return Wait(file, LOCK_EX); }
+Result<FileLock> FileLock::AcquireShared(const fs::path& file) { return Wait(file, LOCK_SH); }
+
+Result<FileLock> FileLock::Wait(const fs::path& file, int operation) {
   if (file.has_parent_path()) ENVKIT_CHECK(MakeDirectories(file.parent_path()));
   while (true) {
     const int fd = OpenLock(file);
     if (fd < 0) return FileFailure("locking", file, errno);
     FileLock lock(fd);
-    while (flock(fd, LOCK_EX) != 0) {
+    while (flock(fd, operation) != 0) {
       if (errno != EINTR) return FileFailure("locking", file, errno);
     }
     if (StillThere(fd, file)) return lock;

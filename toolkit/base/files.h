@@ -39,12 +39,14 @@ Result<void> RequireFreeSpace(const std::filesystem::path& path, std::uint64_t b
 class FileLock {
  public:
   static Result<FileLock> Acquire(const std::filesystem::path& file);  // waits
+  static Result<FileLock> AcquireShared(const std::filesystem::path& file);  // beside other sharers
   static Result<FileLock> TryAcquire(const std::filesystem::path& file, bool& busy);
   FileLock(FileLock&& other) noexcept;
   FileLock& operator=(FileLock&& other) noexcept;
   ~FileLock();
 
  private:
+  static Result<FileLock> Wait(const std::filesystem::path& file, int operation);
   explicit FileLock(int fd) : fd_(fd) {}
   int fd_ = -1;
 };

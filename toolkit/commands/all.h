@@ -11,10 +11,12 @@ namespace envkit {
 Command BuildCommand();
 Command CompletionCommand();
 Command DoctorCommand();
+Command ImageCommand();
 Command InitCommand();
 Command LaunchCommand();
 Command LockCommand();
 Command MatrixCommand();
+Command RenderCommand();
 Command RunCommand();
 Command VersionCommand();
 

@@ -84,6 +84,7 @@ std::string CommandHelp(const CLI::App& app, const Command& command) {
   std::string text = app.help();
   for (std::size_t at; (at = text.find("\n\n\n")) != std::string::npos;) text.erase(at, 1);
   while (text.ends_with('\n')) text.pop_back();
+  if (!app.get_subcommands().empty()) return text + "\n";  // it has an example of its own
   text += "\n\nExample:\n";
   for (std::size_t at = 0; at < command.example.size();) {
     const std::size_t end = std::min(command.example.find('\n', at), command.example.size());
@@ -125,6 +126,13 @@ Unexpected WrongUsage(const CLI::App& app, const CLI::ParseError& error, const C
     return Usage(fmt::format("envkit {} has no option {}", command.name, name),
                  DidYouMean(ClosestMatch(name, known), help));
   }
+  std::vector<std::string> subcommands;
+  for (const CLI::App* known : app.get_subcommands([](const CLI::App*) { return true; }))
+    subcommands.push_back(known->get_name());
+  if (!extras.empty() && last == &app && !subcommands.empty())
+    return Usage(fmt::format("there is no command \"{} {}\"", command.name, extras.front()),
+                 DidYouMean(ClosestMatch(extras.front(), subcommands),
+                            fmt::format("All of them: envkit {} --help", command.name)));
   if (!extras.empty())
     return Usage(fmt::format("envkit {}: what is \"{}\" for?", command.name, extras.front()), help);
   const std::string what = error.what();

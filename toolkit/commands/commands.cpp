@@ -5,7 +5,9 @@
 namespace envkit {
 
 std::vector<CommandGroup> CommandGroups() {
-  return {{"Project", {InitCommand(), LockCommand(), BuildCommand(), MatrixCommand()}},
+  return {{"Project",
+           {InitCommand(), LockCommand(), BuildCommand(), ImageCommand(), RenderCommand(),
+            MatrixCommand()}},
           {"Jobs", {RunCommand(), LaunchCommand()}},
           {"This machine", {DoctorCommand()}},
           {"This tool", {CompletionCommand(), VersionCommand()}}};

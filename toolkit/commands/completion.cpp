@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <memory>
 
 #include "commands/all.h"
@@ -18,6 +19,18 @@ struct Words {
   std::vector<std::string> arguments;  // what can stand without an option
 };
 
+void AddFlags(const CLI::App& app, Words& words) {
+  for (const CLI::Option* option : app.get_options()) {
+    for (const std::string& name : option->get_lnames()) {
+      const auto same = [&](const Flag& flag) { return flag.name == "--" + name; };
+      if (std::any_of(words.flags.begin(), words.flags.end(), same)) continue;
+      words.flags.push_back({"--" + name, option->get_description(),
+                             option->get_items_expected_max() > 0,
+                             SplitChoices(option->get_type_name())});
+    }
+  }
+}
+
 std::vector<Words> TheTable() {
   std::vector<Words> table;
   for (const Command& command : AllCommands()) {
@@ -26,12 +39,13 @@ std::vector<Words> TheTable() {
     GlobalOptions global;
     const Action action = command.setup(app);
     AddGlobalOptions(app, global);
+    AddFlags(app, words);
     for (const CLI::Option* option : std::as_const(app).get_options()) {
-      for (const std::string& name : option->get_lnames())
-        words.flags.push_back({"--" + name, option->get_description(),
-                               option->get_items_expected_max() > 0,
-                               SplitChoices(option->get_type_name())});
       if (option->get_positional()) words.arguments = SplitChoices(option->get_type_name());
+    }
+    for (const CLI::App* subcommand : app.get_subcommands([](const CLI::App*) { return true; })) {
+      words.arguments.push_back(subcommand->get_name());
+      AddFlags(*subcommand, words);
     }
     table.push_back(std::move(words));
   }

@@ -16,6 +16,7 @@
 #include "image/layer.h"
 #include "image/parts.h"
 #include "image/plan.h"
+#include "image/prune.h"
 #include "image/resolve.h"
 #include "image/stored.h"
 
@@ -25,36 +26,25 @@ namespace {
 
 using nlohmann::json;
 
+std::string CreatedAt(const ImagePlan& plan) {
+  return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}",
+                     fmt::gmtime(static_cast<std::time_t>(plan.source_date_epoch)));
+}
+
 // The OCI image config; the sorted keys of its JSON make it canonical.
 std::string ConfigJson(const ImagePlan& plan, const Image& image) {
-  std::time_t epoch = static_cast<std::time_t>(plan.source_date_epoch);
-  const std::string created = fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(epoch));
   json diff_ids = json::array();
   json history = json::array();
   for (const Layer& layer : image.layers) {
     diff_ids.push_back("sha256:" + layer.diff_id);
-    history.push_back({{"created", created}, {"created_by", "envkit " + layer.what}});
+    history.push_back({{"created", CreatedAt(plan)}, {"created_by", "envkit " + layer.what}});
   }
-  const json config = {
-      {"architecture", plan.architecture},
-      {"os", "linux"},
-      {"created", created},
-      {"config",
-       {{"Entrypoint", {"/opt/envkit/bin/envkit-launch", "--init", "--"}},
-        {"Env", json::array(
-                    {"PATH=/opt/envkit/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:"
-                     "/bin",
-                     "LANG=C.UTF-8"})},
-        {"WorkingDir", "/workspace"},
-        {"Labels",
-         {{"org.opencontainers.image.title", plan.name},
-          {"org.opencontainers.image.created", created},
-          {"org.opencontainers.image.ref.name", ImageTag(image)},
-          {"dev.envkit.lock.digest", plan.lock_digest},
-          {"dev.envkit.profile", plan.profile},
-          {"dev.envkit.variant", plan.variant}}}}},
-      {"rootfs", {{"type", "layers"}, {"diff_ids", diff_ids}}},
-      {"history", history}};
+  const json config = {{"architecture", plan.architecture},
+                       {"os", "linux"},
+                       {"created", CreatedAt(plan)},
+                       {"config", ImageSettings(plan)},
+                       {"rootfs", {{"type", "layers"}, {"diff_ids", diff_ids}}},
+                       {"history", history}};
   return config.dump();
 }
 
@@ -145,7 +135,7 @@ Result<Image> BuildOnce(const Project& project, const ImagePlan& plan, const Sto
   }
   ENVKIT_TRY(const WorkDirectory work, WorkDirectory::Make(store));
   if (!missing.empty()) {
-    ENVKIT_CHECK(MakeParts(plan, builder, missing, store, work.path(), terminal));
+    ENVKIT_CHECK(MakeParts(project, plan, builder, missing, store, work.path(), terminal));
   }
   std::vector<Layer> layers;
   for (const LayerPlan& layer : plan.layers) {
@@ -184,6 +174,24 @@ std::vector<ImagePackage> PackagesOf(const ImagePlan& plan) {
   return packages;
 }
 
+json ImageSettings(const ImagePlan& plan) {
+  return {
+      {"Entrypoint", {"/opt/envkit/bin/envkit-launch", "--init", "--"}},
+      {"Env",
+       json::array({"PATH=/opt/envkit/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:"
+                    "/bin",
+                    "LANG=C.UTF-8"})},
+      {"WorkingDir", "/workspace"},
+      {"Labels",
+       {{"org.opencontainers.image.title", plan.name},
+        {"org.opencontainers.image.created", CreatedAt(plan)},
+        {"org.opencontainers.image.ref.name",
+         fmt::format("{}:{}-{}", plan.name, plan.profile, plan.variant)},
+        {"dev.envkit.lock.digest", plan.lock_digest},
+        {"dev.envkit.profile", plan.profile},
+        {"dev.envkit.variant", plan.variant}}}};
+}
+
 Result<std::optional<Image>> FindImage(const ImagePlan& plan, const Store& store) {
   const auto digest = ReadFile(store.data / "plans" / PlanKey(plan));
   if (!digest || !IsSha256(*digest)) return std::nullopt;
@@ -196,6 +204,7 @@ Result<Image> BuildImage(const Project& project, const Lock& lock, const Recipes
   const auto start = std::chrono::steady_clock::now();
   auto plan = PlanImage(project, lock, recipes, profile, variant);
   if (!plan) return Unexpected(std::move(plan).error());
+  ENVKIT_TRY(const FileLock hold, HoldStore(store));
   std::set<std::string> there;  // diff_ids
   auto note_layers = [&] {
     for (const LayerPlan& layer : plan->layers) {

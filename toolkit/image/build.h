@@ -28,6 +28,7 @@ struct LayerPlan {
   std::vector<LockedWheel> wheels;  // kind wheel; runtime: what it is compiled against
   std::vector<std::vector<std::string>> members;  // per wheel; empty: all of it
   std::vector<LockedDeb> debs;                    // kind os; runtime: the builder's
+  std::string base = {};  // kind os without debs: the OCI image that it is, as envkit.toml has it
 };
 
 struct ImagePlan {

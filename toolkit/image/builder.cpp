@@ -14,6 +14,7 @@
 #include "host/facts.h"
 #include "image/layer.h"
 #include "image/parts.h"
+#include "image/prune.h"
 
 namespace envkit {
 namespace fs = std::filesystem;
@@ -162,13 +163,14 @@ Result<std::vector<fs::path>> EnsureBuilderRoot(const Project& project, const Lo
                                                 const Store& store, Terminal& terminal) {
   ENVKIT_TRY(const ImagePlan plan, PlanImage(project, lock, recipes, "train", variant));
   const BuilderPlan builder = PlanBuilder(plan);
+  ENVKIT_TRY(const FileLock hold, HoldStore(store));
   const MissingParts missing = FindMissing(plan, builder, store, Wanted::kBuilder);
   if (!missing.empty()) {
     ENVKIT_TRY(const FetchOutcome outcome,
                FetchParts(project, plan, builder, missing, store, terminal));
     if (!outcome.gone_debs.empty()) return Unexpected(GoneError(project, outcome.gone_debs));
     ENVKIT_TRY(const WorkDirectory work, WorkDirectory::Make(store));
-    ENVKIT_CHECK(MakeParts(plan, builder, missing, store, work.path(), terminal));
+    ENVKIT_CHECK(MakeParts(project, plan, builder, missing, store, work.path(), terminal));
   }
   return BuilderTrees(plan, builder, store);
 }

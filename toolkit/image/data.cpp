@@ -7,6 +7,7 @@
 #include "base/archive.h"
 #include "base/files.h"
 #include "image/build.h"
+#include "image/prune.h"
 #include "image/resolve.h"
 
 namespace envkit {
@@ -78,6 +79,7 @@ Result<fs::path> EnsureData(const Project& project, const DataArtefact& data, co
   std::error_code error;
   if (fs::exists(directory, error)) return directory;
 
+  ENVKIT_TRY(const FileLock hold, HoldStore(store));
   FetchRequest request;
   request.data.push_back(data);
   auto fetched = FetchLocked(project, request, store, terminal);

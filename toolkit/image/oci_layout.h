@@ -19,6 +19,7 @@
 #include "base/compress.h"
 #include "base/result.h"
 #include "base/terminal.h"
+#include "image/build.h"
 #include "image/image.h"
 #include "image/store.h"
 #include "project/lock.h"
@@ -41,6 +42,10 @@ struct SourceFile {
   std::string sha256, file;
   std::uint64_t size = 0;
 };
+// All that PLAN's image is built from, the builder's part and the project's data included; what is
+// missing is fetched.
+Result<std::vector<SourceFile>> FetchSources(const Project& project, const ImagePlan& plan,
+                                             const Store& store, Terminal& terminal);
 enum class ArchiveFormat { kOci, kDocker };
 // To TARGET: a directory where its name has no extension of a tar, else one file. SOURCES: what
 // else goes into it (format oci alone). Killed, it leaves at most TARGET.part.

@@ -15,6 +15,7 @@
 #include "base/files.h"
 #include "base/parallel.h"
 #include "host/facts.h"
+#include "image/base_image.h"
 #include "image/layer.h"
 #include "image/system_tree.h"
 #include "image/wheel_record.h"
@@ -98,6 +99,7 @@ struct Maker {
   const fs::path& work;
   Terminal& terminal;
   Activity& activity;
+  const fs::path& project_root;
 
   Result<void> SystemTree(const std::vector<LockedDeb>& debs, std::int64_t mtime,
                           const std::string& what, const fs::path& directory) const {
@@ -119,7 +121,15 @@ struct Maker {
     if (FindLayer(store, plan.key, plan.what)) return {};
     activity.Begin(plan.what);
     ENVKIT_TRY(const fs::path directory, MakeLayerDirectory(work, plan.key));
-    ENVKIT_CHECK(SystemTree(plan.debs, plan.mtime, plan.what, directory));
+    if (plan.base.empty()) {
+      ENVKIT_CHECK(SystemTree(plan.debs, plan.mtime, plan.what, directory));
+    } else {
+      const fs::path scratch = directory.string() + ".work";
+      ENVKIT_CHECK(MakeDirectories(scratch));
+      auto made =
+          MakeBaseTree(plan.base, project_root, plan.mtime, scratch, directory / "fs", terminal);
+      if (!made) return Wrap(std::move(made).error(), "making the base layer");
+    }
     ENVKIT_TRY(Layer layer, FinishTree(directory / "fs", plan.mtime, Modes::kKeep));
     ENVKIT_CHECK(PublishLayer(store, plan, directory, std::move(layer)));
     activity.End(plan.what);
@@ -208,7 +218,7 @@ Result<FetchOutcome> FetchParts(const Project& project, const ImagePlan& plan,
                                 const Store& store, Terminal& terminal) {
   const bool systems = missing.builder_root ||
                        std::any_of(missing.layers.begin(), missing.layers.end(),
-                                   [](const LayerPlan* layer) { return layer->kind == "os"; });
+                                   [](const LayerPlan* layer) { return !layer->debs.empty(); });
   if (systems) ENVKIT_CHECK(CheckSystemTools());
   const FetchRequest request = Request(builder, missing);
   std::uint64_t download = 0;
@@ -228,7 +238,7 @@ Result<FetchOutcome> FetchParts(const Project& project, const ImagePlan& plan,
   return FetchLocked(project, request, store, terminal);
 }
 
-Result<void> MakeParts(const ImagePlan& plan, const BuilderPlan& builder,
+Result<void> MakeParts(const Project& project, const ImagePlan& plan, const BuilderPlan& builder,
                        const MissingParts& missing, const Store& store, const fs::path& work,
                        Terminal& terminal) {
   // The wheels' directories first: nothing is written before it is known that all of it fits.
@@ -260,7 +270,7 @@ Result<void> MakeParts(const ImagePlan& plan, const BuilderPlan& builder,
   if (missing.builder_root) total += InstalledSize(builder.root_debs);
   for (const LayerPlan* layer : missing.layers) total += InstalledSize(layer->debs);
   Activity activity(terminal, total);
-  const Maker maker{store, work, terminal, activity};
+  const Maker maker{store, work, terminal, activity, project.root};
   std::vector<std::pair<std::uint64_t, Task>> tasks;  // with what they cost
   if (missing.builder_root) {
     tasks.emplace_back(UINT64_MAX, [&] { return maker.BuilderRoot(builder); });

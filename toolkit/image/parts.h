@@ -30,7 +30,7 @@ Result<FetchOutcome> FetchParts(const Project& project, const ImagePlan& plan,
                                 const BuilderPlan& builder, const MissingParts& missing,
                                 const Store& store, Terminal& terminal);
 
-Result<void> MakeParts(const ImagePlan& plan, const BuilderPlan& builder,
+Result<void> MakeParts(const Project& project, const ImagePlan& plan, const BuilderPlan& builder,
                        const MissingParts& missing, const Store& store,
                        const std::filesystem::path& work, Terminal& terminal);
 

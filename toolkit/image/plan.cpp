@@ -11,6 +11,7 @@
 #include "base/digest.h"
 #include "base/files.h"
 #include "base/text.h"
+#include "image/base_image.h"
 
 namespace envkit {
 namespace fs = std::filesystem;
@@ -237,12 +238,20 @@ Result<ImagePlan> PlanImage(const Project& project, const Lock& lock, const Reci
   plan.source_date_epoch = lock.source_date_epoch;
   const std::string site = fmt::format("usr/local/lib/python{}/dist-packages", lock.python);
 
+  ENVKIT_TRY(const std::optional<BaseImage> base,
+             ParseBase(project.environment.base, project.root));
   LayerPlan os;
-  os.what = "debian";
+  os.what = base ? "base" : "debian";
   os.kind = "os";
   os.mtime = lock.source_date_epoch;
-  os.debs = DebsOf(lock, profile);
-  if (os.debs.empty()) {
+  if (base) {
+    os.base = project.environment.base;
+    os.mtime = kWheelTime;  // it depends on the artefact alone
+    os.key = KeyOf(os, {{"base", base->digest}});
+  } else {
+    os.debs = DebsOf(lock, profile);
+  }
+  if (!base && os.debs.empty()) {
     return Usage(fmt::format("envkit.lock has no Debian packages for the {} image", profile),
                  "envkit lock");
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -28,6 +29,9 @@ struct BuilderPlan {
   std::vector<std::vector<std::string>> except;  // per wheel of TORCH: what the image's layers have
 };
 BuilderPlan PlanBuilder(const ImagePlan& plan);
+
+// The image config's part "config": entry point, environment, labels.
+nlohmann::json ImageSettings(const ImagePlan& plan);
 
 // The directories and files of images/rootfs, which the recipe layer adds to the image: relative
 // path → content.

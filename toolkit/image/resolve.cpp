@@ -11,6 +11,7 @@
 
 #include "base/files.h"
 #include "base/toml.h"
+#include "image/base_image.h"
 #include "image/debian.h"
 #include "image/index.h"
 #include "image/uv.h"
@@ -18,6 +19,8 @@
 
 namespace envkit {
 namespace {
+
+constexpr const char* kBuilderBase = "debian:trixie";
 
 std::string TorchRequirement(const std::string& version) {
   const bool exact = std::count(version.begin(), version.end(), '.') >= 2;
@@ -191,9 +194,14 @@ Result<void> ResolveWheels(const Project& project, const Recipes& recipes, const
 
 Result<DebianResolution> ResolveSystem(const Project& project, const Recipes& recipes,
                                        const Store& store, Progress& progress) {
-  ENVKIT_TRY(const std::string codename, DebianCodename(project.environment.base));
+  ENVKIT_TRY(const std::optional<BaseImage> base,
+             ParseBase(project.environment.base, project.root));
+  // What compiles the runtime is Debian whatever the image stands on.
+  ENVKIT_TRY(const std::string codename,
+             DebianCodename(base ? kBuilderBase : project.environment.base));
   std::map<std::string, std::vector<std::string>> roots;
   for (const auto& [profile, recipe] : recipes) {
+    if (base && profile != "builder") continue;
     std::vector<std::string>& packages = roots[profile];
     packages = recipe.debian;
     if (profile != "builder") {
@@ -207,25 +215,19 @@ Result<DebianResolution> ResolveSystem(const Project& project, const Recipes& re
 
 }  // namespace
 
-Error UsageAt(const Project& project, const std::string& key, std::string message,
-              std::string hint) {
-  if (const auto text = ReadFile(project.file)) {
-    TomlDocument document(*text, project.file.filename().string());
-    if (const auto value = document.Root().Table("environment").StringOrInteger(key)) {
-      document.Report(value->at, message, hint);
-      if (auto checked = document.Check(); !checked) return std::move(checked.error());
-    }
-  }
-  return Error{ExitCode::kUsage, std::move(message), std::move(hint), {}, false};
-}
-
 Result<Lock> ResolveLock(const Project& project, const Recipes& recipes, const Store& store,
                          Terminal& terminal, const ResolveOptions& options,
                          std::vector<LockFinding>* findings) {
   Lock lock;
   lock.inputs = InputsOf(project, RecipesDigest(recipes));
   lock.python = project.environment.python;
-  if (auto codename = DebianCodename(project.environment.base); !codename) {
+  const auto base = ParseBase(project.environment.base, project.root);
+  if (!base) return Unexpected(UsageAt(project, "base", "", base.error().what, base.error().next));
+  if (*base && !project.environment.system.empty()) {
+    return Unexpected(UsageAt(project, "system", "", "Debian packages need a Debian base",
+                              "Put them into the image that base names, or leave them out."));
+  }
+  if (auto codename = DebianCodename(project.environment.base); !*base && !codename) {
     return Unexpected(UsageAt(project, "base", "", codename.error().what, codename.error().next));
   }
   const bool wheels = !options.system_only || options.previous == nullptr;

@@ -52,10 +52,6 @@ struct LockReport {
 Result<LockReport> UpdateLock(const Project& project, const Recipes& recipes,
                               const LockRequest& request, Terminal& terminal);
 
-// ERROR's text at [environment] KEY of the project's file, as the parser shows its own.
-Error UsageAt(const Project& project, const std::string& key, std::string message,
-              std::string hint);
-
 // Where to fetch locked files from: asks the user's index (by project name) and Debian mirror for
 // the file with this name and hash. Fetched into the store's downloads; nothing happens for files
 // that are there. A .deb that is gone from its mirrors: kMissing, with code in `gone_debs`.

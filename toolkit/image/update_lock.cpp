@@ -7,6 +7,7 @@
 
 #include "base/files.h"
 #include "image/index.h"
+#include "image/lock_findings.h"
 #include "image/resolve.h"
 #include "image/wheel_name.h"
 #include "matrix/advise.h"
@@ -22,7 +23,7 @@ bool SameSystem(const LockInputs& before, const LockInputs& after) {
 }
 
 Unexpected ProblemAt(const Project& project, const EnvironmentProblem& problem) {
-  return Unexpected(UsageAt(project, problem.key, problem.what, problem.next));
+  return Unexpected(UsageAt(project, problem.key, "", problem.what, problem.next));
 }
 
 // Refuses what never existed, or cannot fit, before minutes are spent on it.

@@ -9,6 +9,8 @@
 
 #include "base/files.h"
 #include "engine/engine.h"
+#include "image/prune.h"
+#include "image/stored.h"
 #include "session/driver.h"
 #include "session/environment.h"
 #include "session/record.h"
@@ -110,7 +112,8 @@ void ReportEnd(const RunPlan& plan, const fs::path& record, int code, const Wall
 // What was found out before anything is decided.
 struct Prepared {
   Environment environment;
-  std::optional<Image> image;  // nullopt: not built, and only to be shown
+  std::optional<Image> image;     // nullopt: not built, and only to be shown
+  std::optional<FileLock> lease;  // on the image, for as long as it runs
   RunSetting setting;
 };
 
@@ -143,6 +146,8 @@ Result<Prepared> Prepare(const fs::path& directory, const RunRequest& request,
   if (uses_gpus) ENVKIT_CHECK(CheckDriver(env.lock, facts));
   ENVKIT_TRY(const ImagePlan plan,
              PlanImage(env.project, env.lock, env.recipes, profile, setting.variant));
+  // From looking for the image to its lease nobody may prune.
+  ENVKIT_TRY(const FileLock hold, HoldStore(env.store));
   ENVKIT_TRY(prepared.image, FindImage(plan, env.store));
   setting.image.name = fmt::format("{}:{}-{}", env.project.name, profile, setting.variant);
   if (!prepared.image && show_only) setting.variant_why += "; not built yet: envkit build";
@@ -150,7 +155,13 @@ Result<Prepared> Prepare(const fs::path& directory, const RunRequest& request,
     ENVKIT_TRY(prepared.image, BuildImage(env.project, env.lock, env.recipes, profile,
                                           setting.variant, env.store, RunInBuildSandbox, terminal));
   }
-  if (prepared.image) setting.image = RootOf(*prepared.image);
+  if (prepared.image) {
+    setting.image = RootOf(*prepared.image);
+    if (!show_only) {
+      RecordUse(env.project.root, *prepared.image, env.store);
+      ENVKIT_TRY(prepared.lease, HoldImage(env.store, prepared.image->config_digest));
+    }
+  }
   for (const auto& [name, data] : env.project.data) {
     if (show_only && !data.path) {
       setting.data[name] = env.store.data / "data" / data.sha256;
