@@ -8,6 +8,7 @@
 #include "base/files.h"
 #include "commands/command.h"
 #include "image/resolve.h"
+#include "session/environment.h"
 
 namespace envkit {
 namespace {
@@ -67,7 +68,8 @@ Result<int> RunLock(const LockRequest& request, Context& context) {
   ENVKIT_TRY(const Project project, LoadProject(context.directory));
   ENVKIT_TRY(const std::filesystem::path share, ShareDirectory());
   ENVKIT_TRY(const Recipes recipes, LoadRecipes(share / "images"));
-  ENVKIT_TRY(const LockReport report, UpdateLock(project, recipes, request, context.terminal));
+  ENVKIT_TRY(const LockReport report,
+             UpdateLock(project, recipes, request, context.terminal, RunInBuildSandbox));
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started;
   std::string ending = HumanSeconds(took.count());
   if (request.check) {

@@ -22,7 +22,8 @@ bool SameSystem(const LockInputs& before, const LockInputs& after) {
 }  // namespace
 
 Result<LockReport> UpdateLock(const Project& project, const Recipes& recipes,
-                              const LockRequest& request, Terminal& terminal) {
+                              const LockRequest& request, Terminal& terminal,
+                              const RunInRoot& run) {
   const fs::path file = project.root / "envkit.lock";
   std::optional<Lock> old;
   std::error_code error;
@@ -53,6 +54,7 @@ Result<LockReport> UpdateLock(const Project& project, const Recipes& recipes,
   }
 
   ResolveOptions options;
+  options.run = run;
   Lock preferred;
   if (old) {
     preferred = *old;
