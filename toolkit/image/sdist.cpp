@@ -309,8 +309,15 @@ Result<std::vector<LockedWheel>> ResolveBuild(const std::vector<std::string>& re
   request.root = setting.project.root;
   request.python = setting.python;
   request.preferred = preferred;
-  ENVKIT_TRY(PythonResolution resolution,
-             ResolvePython(request, indexes, setting.store, setting.terminal));
+  auto resolved = ResolvePython(request, indexes, setting.store, setting.terminal);
+  if (!resolved) {
+    // What envkit.toml asks for is not to blame.
+    if (resolved.error().code == ExitCode::kUsage) {
+      resolved.error().next = PrebuildHint(setting.python, name);
+    }
+    return Wrap(std::move(resolved.error()), "resolving what the build requires");
+  }
+  PythonResolution resolution = std::move(*resolved);
   FetchRequest fetch;
   fetch.wheels = resolution.wheels;
   ENVKIT_CHECK(FetchLocked(setting.project, fetch, setting.store, setting.terminal));

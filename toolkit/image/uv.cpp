@@ -283,11 +283,6 @@ std::string Origin(const std::string& from, const fs::path& work, const fs::path
   return (relative.empty() || *relative.begin() == ".." ? path : relative).generic_string();
 }
 
-constexpr char kPrebuild[] =
-    "Make a wheel of it once, for CPython {} on x86_64, and name that in [environment] packages:\n"
-    "  pip wheel --no-deps {} -w wheels\n"
-    "  packages = [\"./wheels/….whl\"]";
-
 // What stands in uv's output for a package that comes from elsewhere than an index.
 Result<void> ReadArchive(TomlTable& package, const std::string& name, std::string_view python,
                          std::vector<LockedWheel>& wheels) {
@@ -308,7 +303,7 @@ Result<void> ReadArchive(TomlTable& package, const std::string& name, std::strin
     return {};
   }
   return Usage(fmt::format("{} comes as source, and a lock names wheels", name),
-               fmt::format(kPrebuild, python, name));
+               PrebuildHint(std::string(python), name));
 }
 
 }  // namespace
@@ -479,6 +474,15 @@ Environment TrustForUv(const Environment& environment) {
   return trust;
 }
 
+std::string PrebuildHint(const std::string& python, const std::string& wanted) {
+  return fmt::format(
+      "Make a wheel of it once, for CPython {} on x86_64, and name that in [environment] "
+      "packages:\n"
+      "  pip wheel --no-deps {} -w wheels\n"
+      "  packages = [\"./wheels/….whl\"]",
+      python, ShellQuote({wanted}));
+}
+
 std::optional<SourceOnly> FindSourceOnly(const std::string& words) {
   const std::string text = std::regex_replace(words, std::regex("\\s+"), " ");
   static const std::regex kHint(
@@ -526,7 +530,7 @@ Error UvError(const std::string& words, const PythonIndexes& indexes, const std:
     const std::string wanted = source->name + source->bounds;
     error.what = fmt::format("{} comes as source alone (an sdist), and a lock names wheels\n{}",
                              wanted, said);
-    error.next = fmt::format(kPrebuild, python, ShellQuote({wanted}));
+    error.next = PrebuildHint(python, wanted);
   } else if (has("error sending request") || has("Failed to fetch") || has("dns error") ||
              has("Connect") || has("timed out")) {
     error.code = ExitCode::kMissing;

@@ -79,6 +79,9 @@ struct SourceOnly {
 };
 std::optional<SourceOnly> FindSourceOnly(const std::string& words);
 
+// How to come by a wheel of WANTED ("six==1.17.0") where none can be had.
+std::string PrebuildHint(const std::string& python, const std::string& wanted);
+
 // "2026-10-28T02:51:00Z" as seconds since 1970; 0 for anything else.
 std::int64_t ParseUtc(std::string_view text);
 
