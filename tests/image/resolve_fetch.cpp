@@ -137,3 +137,53 @@ TEST_CASE("another file under the locked name is refused") {
         std::string::npos);
   CHECK_FALSE(std::filesystem::exists(work.store.DownloadPath(Sha256Of("wheel"), kWheel)));
 }
+
+TEST_CASE("a wheel of the user's own is taken from its place, verified") {
+  Workplace work;
+  const std::string file = "mine-1.0-py3-none-any.whl";
+  work.project.root = work.scratch / "project";
+  work.request = {};
+  work.request.wheels = {{"mine", "1.0", file, Sha256Of("mine"), 4, "w/" + file}};
+  const auto failure = [&] {
+    const auto outcome = work.Fetch();
+    REQUIRE_FALSE(outcome);
+    return outcome.error();
+  };
+  CHECK(failure().code == ExitCode::kMissing);
+  CHECK(failure().Text() == "error: envkit.lock names the wheel w/" + file +
+                                ", which is not there\n"
+                                "  Put it back, or lock without it:  envkit lock\n");
+  REQUIRE(WriteFileAtomic(work.project.root / "w" / file, "else"));
+  CHECK(failure().code == ExitCode::kUsage);
+  CHECK(failure().Text() == "error: w/" + file +
+                                " is another file than the one in envkit.lock\nlocked  " +
+                                Sha256Of("mine") + "\nfound   " + Sha256Of("else") +
+                                "\n  The lock is stale. Renew it:  envkit lock\n");
+  const std::filesystem::path place = work.store.DownloadPath(Sha256Of("mine"), file);
+  CHECK(std::filesystem::is_empty(place.parent_path()));
+  REQUIRE(WriteFileAtomic(work.project.root / "w" / file, "mine"));
+  REQUIRE(work.Fetch());
+  CHECK(ReadFile(place) == "mine");
+  // It may go now: the store has it.
+  std::filesystem::remove(work.project.root / "w" / file);
+  REQUIRE(work.Fetch());
+  CHECK(work.server.Requests().empty());
+
+  work.request.wheels[0].from = "sdist:mine-1.0.tar.gz";
+  work.request.wheels[0].sha256 = Sha256Of("built");
+  CHECK(failure().Text() ==
+        "error: " + file + " has to be built from source, and was not\n  envkit lock\n");
+}
+
+TEST_CASE("a wheel at a URL comes from there, without asking an index") {
+  Workplace work;
+  work.server.Set("/w/" + kWheel, "wheel");
+  work.request = {};
+  work.request.wheels = {
+      {"tiny", "1.0", kWheel, Sha256Of("wheel"), 5, work.server.Url() + "/w/" + kWheel}};
+  const auto outcome = work.Fetch();
+  REQUIRE_MESSAGE(outcome, outcome.error().Text());
+  REQUIRE(work.server.Requests().size() >= 1);
+  CHECK(work.server.Requests()[0].find(" /w/" + kWheel) != std::string::npos);
+  CHECK(ReadFile(work.store.DownloadPath(Sha256Of("wheel"), kWheel)) == "wheel");
+}

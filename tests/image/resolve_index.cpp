@@ -275,3 +275,38 @@ TEST_CASE("an index that does not answer is a missing network") {
       "error: looking for a-1-py3-none-any.whl on the Python index: 127.0.0.1:9: "));
   CHECK(found.error().Text().find("secret") == std::string::npos);
 }
+
+TEST_CASE(
+    "the first index that knows a project lists its files; further ones come before the main") {
+  LocalServer main({{"/simple/tiny/", "<a href='/f/tiny-1.tar.gz#sha256=aa'>x</a>"}});
+  LocalServer more({{"/simple/tiny/", "<a href='/f/tiny-2.tar.gz'>x</a>"}});
+  setenv("NO_PROXY", "127.0.0.1", 1);
+  PythonIndexes indexes;
+  indexes.main = main.Url() + "/simple";
+  auto files = ListProject(indexes, "tiny");
+  REQUIRE_MESSAGE(files, files.error().Text());
+  REQUIRE(files->size() == 1);
+  CHECK(files->front().name == "tiny-1.tar.gz");
+  CHECK(files->front().url == main.Url() + "/f/tiny-1.tar.gz");
+  indexes.extra = {more.Url() + "/simple"};
+  files = ListProject(indexes, "tiny");
+  REQUIRE(files);
+  CHECK(files->front().name == "tiny-2.tar.gz");
+  files = ListProject(indexes, "none");
+  REQUIRE_FALSE(files);
+  CHECK(files.error().code == ExitCode::kMissing);
+  CHECK(files.error().what == "there is no project none on the Python index " + indexes.Describe());
+}
+
+TEST_CASE("requirement files add their indexes") {
+  Project project;
+  RequirementFile file;
+  file.indexes = {"http://ana:secret@example.com/a", "http://example.com/main", "nonsense"};
+  project.requirement_files = {file};
+  const PythonIndexes indexes = IndexesOf(project, {{"UV_DEFAULT_INDEX", "http://example.com/main"},
+                                                    {"UV_NO_CONFIG", "1"},
+                                                    {"PIP_CONFIG_FILE", "/dev/null"}});
+  CHECK(indexes.All() ==
+        std::vector<std::string>{"http://example.com/main", "http://ana:secret@example.com/a"});
+  CHECK(indexes.Describe().find("secret") == std::string::npos);
+}

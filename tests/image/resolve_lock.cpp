@@ -503,7 +503,7 @@ TEST_CASE("source alone is no wheel") {
       "packages\n";
   work.Write("uv.fails", said);
   CHECK(work.Failure().starts_with(
-      "error: locking: mine 0.5 comes as source alone (an sdist), and a lock names wheels\n"
+      "error: locking: mine==0.5 comes as source alone (an sdist), and a lock names wheels\n"
       "No solution found when resolving dependencies\n"));
   CHECK(work.Failure().find("    pip wheel --no-deps mine==0.5 -w wheels\n") != std::string::npos);
 }

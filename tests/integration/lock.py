@@ -208,7 +208,8 @@ shows(lock(expect=2), "envkit.toml:5:9: error: oldtorch needs torch==2.14.0", 't
 toml('requirements = ["requirements.txt"]')
 shows(lock(expect=2), "requirements.txt needs torch==2.14.0")
 toml('packages = ["srconly"]')
-shows(lock(expect=2), "srconly 0.5 comes as source alone", "pip wheel --no-deps srconly==0.5")
+shows(lock(expect=2), "building srconly-0.5.tar.gz", "setuptools was not found",
+      "pip wheel --no-deps srconly -w wheels")
 toml('packages = ["apex"]')
 shows(lock(expect=2), "envkit.toml:5:13: error: apex on the public Python index is not NVIDIA's")
 toml('packages = ["flow"]')

@@ -231,6 +231,34 @@ TEST_CASE("requirement files and origins of wheels are written only where there 
                                  "pyproject.toml: no longer asked for", "b.txt: not yet locked"});
 }
 
+TEST_CASE("sources are written with what their builds need, and read back") {
+  Lock lock = Small();
+  CHECK(LockToToml(lock).find("sources") == std::string::npos);
+  lock.wheels[1].from = "sdist:numpy-2.4.0.tar.gz";
+  lock.sources = {{"numpy",
+                   lock.wheels[1].file,
+                   "numpy-2.4.0.tar.gz",
+                   std::string(64, '1'),
+                   5,
+                   {"b-1-py3-none-any.whl", "a-1-py3-none-any.whl"}}};
+  lock.build_wheels = {{"b", "1", "b-1-py3-none-any.whl", std::string(64, '2'), 7},
+                       {"a", "1", "a-1-py3-none-any.whl", std::string(64, '3'), 7}};
+  const std::string text = LockToToml(lock);
+  CHECK(text.find("sources = [\n  { name = \"numpy\", size = 5, sha256 = \"" +
+                  std::string(64, '1') +
+                  "\", file = \"numpy-2.4.0.tar.gz\", requires = [\"a-1-py3-none-any.whl\", "
+                  "\"b-1-py3-none-any.whl\"], wheel = \"" +
+                  lock.wheels[1].file + "\" },\n]\nbuild_wheels = [\n  { name = \"a\"") !=
+        std::string::npos);
+  const auto read = ParseLock(text, "envkit.lock");
+  REQUIRE_MESSAGE(read, read.error().Text());
+  CHECK(LockToToml(*read) == text);
+  CHECK(read->build_wheels.size() == 2);
+  CHECK(
+      Problems(Replaced(text, "file = \"numpy-2.4.0.tar.gz\"", "file = \"../numpy-2.4.0.tar.gz\""))
+          .find("file is not an sdist's file name") != std::string::npos);
+}
+
 TEST_CASE("a damaged lock is refused at the place of the damage") {
   const std::string text = LockToToml(Small());
   CHECK(Problems(text).empty());

@@ -9,6 +9,7 @@
 #include "commands/command.h"
 #include "image/resolve.h"
 #include "session/driver.h"
+#include "session/environment.h"
 
 namespace envkit {
 namespace {
@@ -69,7 +70,8 @@ Result<int> RunLock(LockRequest request, Context& context) {
   ENVKIT_TRY(const std::filesystem::path share, ShareDirectory());
   ENVKIT_TRY(const Recipes recipes, LoadRecipes(share / "images"));
   request.machine = MachineOf(ProbeHost());
-  ENVKIT_TRY(const LockReport report, UpdateLock(project, recipes, request, context.terminal));
+  ENVKIT_TRY(const LockReport report,
+             UpdateLock(project, recipes, request, context.terminal, RunInBuildSandbox));
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started;
   std::string ending = HumanSeconds(took.count());
   if (request.check) {

@@ -18,6 +18,7 @@
 #include "image/plan.h"
 #include "image/prune.h"
 #include "image/resolve.h"
+#include "image/sdist.h"
 #include "image/stored.h"
 
 namespace envkit {
@@ -123,12 +124,13 @@ Result<Lock> Refresh(const Project& project, const Lock& lock, const Recipes& re
   return fresh;
 }
 
-Result<Image> BuildOnce(const Project& project, const ImagePlan& plan, const Store& store,
-                        const RunInRoot& run, Terminal& terminal,
+Result<Image> BuildOnce(const Project& project, const Lock& lock, const ImagePlan& plan,
+                        const Store& store, const RunInRoot& run, Terminal& terminal,
                         std::vector<LockedDeb>& gone_debs) {
   const BuilderPlan builder = PlanBuilder(plan);
   const MissingParts missing = FindMissing(plan, builder, store, Wanted::kImage);
   if (!missing.empty()) {
+    ENVKIT_CHECK(EnsureSdists(project, lock, plan, store, run, terminal));
     ENVKIT_TRY(FetchOutcome outcome, FetchParts(project, plan, builder, missing, store, terminal));
     gone_debs = std::move(outcome.gone_debs);
     if (!gone_debs.empty()) return Unexpected(GoneError(project, gone_debs));
@@ -216,13 +218,13 @@ Result<Image> BuildImage(const Project& project, const Lock& lock, const Recipes
   ENVKIT_TRY(std::optional<Image> found, FindImage(*plan, store));
   if (!found) {
     std::vector<LockedDeb> gone;
-    auto built = BuildOnce(project, *plan, store, run, terminal, gone);
+    auto built = BuildOnce(project, lock, *plan, store, run, terminal, gone);
     if (!built && !gone.empty() && project.environment.system_policy == "refresh") {
       ENVKIT_TRY(const Lock fresh, Refresh(project, lock, recipes, store, terminal, gone.size()));
       plan = PlanImage(project, fresh, recipes, profile, variant);
       if (!plan) return Unexpected(std::move(plan).error());
       note_layers();
-      built = BuildOnce(project, *plan, store, run, terminal, gone);
+      built = BuildOnce(project, fresh, *plan, store, run, terminal, gone);
     }
     if (!built) {
       return Wrap(std::move(built).error(), fmt::format("building the {} image", variant));

@@ -156,6 +156,9 @@ Result<FetchOutcome> FetchLocked(const Project& project, const FetchRequest& req
       want(wheel.file, wheel.sha256, wheel.size);
     } else if (Present(store, wheel.sha256, wheel.file)) {
       continue;
+    } else if (wheel.from.starts_with("sdist:")) {
+      return Fail(fmt::format("{} has to be built from source, and was not", wheel.file),
+                  "envkit lock");
     } else if (IsUrl(wheel.from)) {
       direct.push_back({{wheel.from},
                         store.DownloadPath(wheel.sha256, wheel.file),

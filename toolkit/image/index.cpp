@@ -543,32 +543,55 @@ bool IsNotFound(const Error& error) {
          error.what.find("HTTP 410") != std::string::npos;
 }
 
-Result<IndexFile> FindOnIndexes(const PythonIndexes& indexes, const std::string& file,
-                                const std::string& sha256) {
-  // A data artefact may have a name that is not quite a wheel's: its first part is the project.
-  const std::string project = NormaliseName(file.substr(0, file.find('-')));
+namespace {
+
+Result<std::vector<IndexFile>> ReadPage(const std::string& index, const std::string& project,
+                                        const std::string& doing) {
   const std::map<std::string, std::string> headers = {
       {"Accept",
        "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, "
        "text/html;q=0.1"}};
+  std::string page_url = index;
+  while (page_url.ends_with('/')) page_url.pop_back();
+  page_url += "/" + project + "/";
+  auto body = HttpGet(page_url, headers);
+  if (!body) return Wrap(std::move(body.error()), doing);
+  auto files = ParseSimplePage(*body, page_url);
+  if (!files) {
+    return Wrap(files.error(),
+                fmt::format("reading the page of {} on {}", project, RedactUrl(index)));
+  }
+  return files;
+}
+
+}  // namespace
+
+Result<std::vector<IndexFile>> ListProject(const PythonIndexes& indexes, const std::string& name) {
+  std::vector<std::string> urls = indexes.extra;
+  if (!indexes.main.empty()) urls.push_back(indexes.main);
+  for (const std::string& index : urls) {
+    auto files = ReadPage(index, name, fmt::format("looking for {} on the Python index", name));
+    if (!files && IsNotFound(files.error())) continue;
+    if (!files) return Unexpected(std::move(files.error()));
+    for (IndexFile& file : *files) file.url = WithUserOf(index, file.url);
+    return files;
+  }
+  return Missing(
+      fmt::format("there is no project {} on the Python index {}", name, indexes.Describe()));
+}
+
+Result<IndexFile> FindOnIndexes(const PythonIndexes& indexes, const std::string& file,
+                                const std::string& sha256) {
+  // A data artefact may have a name that is not quite a wheel's: its first part is the project.
+  const std::string project = NormaliseName(file.substr(0, file.find('-')));
   std::string seen;
   for (const std::string& index : indexes.All()) {
-    std::string page_url = index;
-    while (page_url.ends_with('/')) page_url.pop_back();
-    page_url += "/" + project + "/";
-    auto body = HttpGet(page_url, headers);
-    if (!body) {
-      if (!IsNotFound(body.error())) {
-        return Wrap(body.error(), fmt::format("looking for {} on the Python index", file));
-      }
+    auto files = ReadPage(index, project, fmt::format("looking for {} on the Python index", file));
+    if (!files && IsNotFound(files.error())) {
       seen += fmt::format("\n{}: no project {}", RedactUrl(index), project);
       continue;
     }
-    auto files = ParseSimplePage(*body, page_url);
-    if (!files) {
-      return Wrap(files.error(),
-                  fmt::format("reading the page of {} on {}", project, RedactUrl(index)));
-    }
+    if (!files) return Unexpected(std::move(files.error()));
     std::string other;
     for (IndexFile& found : *files) {
       if (found.name != file) continue;

@@ -57,6 +57,10 @@ std::optional<std::string> ResolveUrl(std::string_view base, std::string_view re
 
 std::string PercentDecode(std::string_view text);
 
+// What the first index that knows the project NAME lists of it; further indexes come before the
+// main one, as uv asks them.
+Result<std::vector<IndexFile>> ListProject(const PythonIndexes& indexes, const std::string& name);
+
 // FILE with this hash on the first index that has it.
 Result<IndexFile> FindOnIndexes(const PythonIndexes& indexes, const std::string& file,
                                 const std::string& sha256);

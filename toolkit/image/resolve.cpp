@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 #include <future>
 #include <map>
 #include <optional>
@@ -14,6 +15,7 @@
 #include "image/base_image.h"
 #include "image/debian.h"
 #include "image/index.h"
+#include "image/sdist.h"
 #include "image/uv.h"
 #include "image/wheel_name.h"
 
@@ -148,15 +150,55 @@ Result<void> TakeOwnWheels(const Project& project, const Store& store, Terminal&
   return {};
 }
 
+// The packages of kSdistRoot, resolved where they are asked for first.
+using SdistDebs = std::function<Result<std::vector<LockedDeb>>()>;
+
+// Resolves; what comes as source alone becomes a wheel of the store first, one after the other.
+Result<PythonResolution> ResolveWithBuilds(const Project& project, PythonRequest& request,
+                                           const PythonIndexes& indexes, const Store& store,
+                                           Terminal& terminal, const ResolveOptions& options,
+                                           const SdistDebs& debs, Lock& lock) {
+  constexpr int kMost = 50;
+  std::map<std::string, std::string> built;  // sha256 of a wheel → its `from`
+  std::set<std::string> names;
+  for (int round = 0;; ++round) {
+    auto resolved = ResolvePython(request, indexes, store, terminal);
+    if (resolved) {
+      for (LockedWheel& wheel : resolved->wheels) {
+        if (const auto own = built.find(wheel.sha256); own != built.end()) wheel.from = own->second;
+      }
+      return resolved;
+    }
+    const auto wanted = FindSourceOnly(resolved.error().what);
+    if (!wanted || !options.run || round == kMost || !names.insert(wanted->name).second) {
+      return Unexpected(Explain(project, std::move(resolved.error())));
+    }
+    SdistSetting setting{project, store, options.run, terminal, request.python, {}};
+    ENVKIT_TRY(setting.debs, debs());
+    const std::vector<LockedWheel> preferred =
+        options.previous == nullptr ? std::vector<LockedWheel>() : options.previous->build_wheels;
+    ENVKIT_TRY(BuiltSdist one, LockSdist(setting, indexes, *wanted, preferred));
+    request.sources[0].requirements.push_back(fmt::format(
+        "{} @ {}", one.wheel.name, FileUrl(store.DownloadPath(one.wheel.sha256, one.wheel.file))));
+    built[one.wheel.sha256] = one.wheel.from;
+    lock.sources.push_back(std::move(one.source));
+    for (LockedWheel& wheel : one.build_wheels) {
+      const bool known =
+          std::any_of(lock.build_wheels.begin(), lock.build_wheels.end(),
+                      [&](const LockedWheel& other) { return other.file == wheel.file; });
+      if (!known) lock.build_wheels.push_back(std::move(wheel));
+    }
+  }
+}
+
 Result<void> ResolveWheels(const Project& project, const Recipes& recipes, const Store& store,
-                           Terminal& terminal, const Lock* previous, Lock& lock,
-                           std::vector<LockFinding>& findings) {
+                           Terminal& terminal, const ResolveOptions& options, const SdistDebs& debs,
+                           Lock& lock, std::vector<LockFinding>& findings) {
   ENVKIT_CHECK(RejectErrors(project, JudgeRequirements(project)));
-  const PythonRequest request = RequestOf(project, recipes, previous);
+  PythonRequest request = RequestOf(project, recipes, options.previous);
   const PythonIndexes indexes = IndexesOf(project, CurrentEnvironment());
-  auto resolved = ResolvePython(request, indexes, store, terminal);
-  if (!resolved) return Unexpected(Explain(project, std::move(resolved.error())));
-  PythonResolution resolution = std::move(*resolved);
+  ENVKIT_TRY(PythonResolution resolution,
+             ResolveWithBuilds(project, request, indexes, store, terminal, options, debs, lock));
   ENVKIT_CHECK(CheckHashes(project, resolution.wheels));
   ENVKIT_CHECK(TakeOwnWheels(project, store, terminal, resolution.wheels));
   lock.wheels = std::move(resolution.wheels);
@@ -213,6 +255,41 @@ Result<DebianResolution> ResolveSystem(const Project& project, const Recipes& re
   return ResolveDebian(codename, roots, mirror, store, &progress);
 }
 
+Result<std::vector<LockedDeb>> ResolveBuildSystem(const Project& project, const Recipes& recipes,
+                                                  const Store& store) {
+  ENVKIT_TRY(const std::string codename, DebianCodename(project.environment.base));
+  ENVKIT_TRY(const DebianMirror mirror, FindDebianMirror(codename, CurrentEnvironment(), store));
+  ENVKIT_TRY(DebianResolution debian,
+             ResolveDebian(codename, {{kSdistRoot, SdistDebian(recipes)}}, mirror, store));
+  return std::move(debian.debs);
+}
+
+// Takes those of ROOT out of DEBS.
+std::vector<LockedDeb> TakeRoot(std::vector<LockedDeb>& debs, const std::string& root) {
+  std::vector<LockedDeb> taken;
+  for (LockedDeb& deb : debs) {
+    if (std::erase(deb.roots, root) == 0) continue;
+    taken.push_back(deb);
+    taken.back().roots = {root};
+  }
+  std::erase_if(debs, [](const LockedDeb& deb) { return deb.roots.empty(); });
+  return taken;
+}
+
+void AddRoot(std::vector<LockedDeb>& debs, const std::vector<LockedDeb>& more) {
+  for (const LockedDeb& deb : more) {
+    const auto same = std::find_if(debs.begin(), debs.end(), [&](const LockedDeb& other) {
+      return other.sha256 == deb.sha256 && other.suite == deb.suite && other.file == deb.file;
+    });
+    if (same == debs.end()) {
+      debs.push_back(deb);
+    } else {
+      same->roots.insert(same->roots.end(), deb.roots.begin(), deb.roots.end());
+      std::sort(same->roots.begin(), same->roots.end());
+    }
+  }
+}
+
 }  // namespace
 
 Result<Lock> ResolveLock(const Project& project, const Recipes& recipes, const Store& store,
@@ -240,20 +317,40 @@ Result<Lock> ResolveLock(const Project& project, const Recipes& recipes, const S
     if (!keep_system) return ResolveSystem(project, recipes, store, *progress);
     return DebianResolution{options.previous->debs, options.previous->source_date_epoch};
   });
+  std::vector<LockedDeb> previous_debs, builds;
+  if (options.previous != nullptr) previous_debs = options.previous->debs;
+  const std::vector<LockedDeb> previous_builds = TakeRoot(previous_debs, kSdistRoot);
+  const SdistDebs sdist_debs = [&]() -> Result<std::vector<LockedDeb>> {
+    if (!builds.empty()) return builds;
+    system.wait();  // apt's directories are one run's
+    if (keep_system) builds = previous_builds;
+    if (builds.empty()) {
+      ENVKIT_TRY(builds, ResolveBuildSystem(project, recipes, store));
+    }
+    return builds;
+  };
   if (!wheels) {
     const Lock& previous = *options.previous;
+    lock.sources = previous.sources;
+    lock.build_wheels = previous.build_wheels;
     lock.torch = previous.torch;
     lock.cuda = previous.cuda;
     lock.wheels = previous.wheels;
     lock.source_date_epoch = previous.source_date_epoch;
   } else {
     std::vector<LockFinding> found;
-    ENVKIT_CHECK(ResolveWheels(project, recipes, store, terminal, options.previous, lock, found));
+    ENVKIT_CHECK(
+        ResolveWheels(project, recipes, store, terminal, options, sdist_debs, lock, found));
     if (findings != nullptr) *findings = std::move(found);
     progress->Add(1);
   }
   ENVKIT_TRY(DebianResolution debian, system.get());
   lock.debs = std::move(debian.debs);
+  TakeRoot(lock.debs, kSdistRoot);
+  if (!lock.sources.empty()) {
+    ENVKIT_TRY(const std::vector<LockedDeb> locked, sdist_debs());
+    AddRoot(lock.debs, locked);
+  }
   // What stamps every file of the image follows from torch alone where it can: locking again leaves
   // the layers of everything that did not change as they are.
   if (lock.source_date_epoch == 0) lock.source_date_epoch = debian.released;

@@ -9,6 +9,7 @@
 #include "base/http.h"
 #include "base/result.h"
 #include "base/terminal.h"
+#include "image/build.h"
 #include "image/lock_changes.h"
 #include "image/lock_findings.h"
 #include "image/recipe.h"
@@ -23,6 +24,7 @@ struct ResolveOptions {
   bool system_only = false;  // keep the wheels of PREVIOUS, re-lock the Debian part alone
   bool keep_system = false;  // keep the Debian part of PREVIOUS
   const Lock* previous = nullptr;
+  RunInRoot run = {};  // builds wheels of what comes as source alone; empty: that is an error
 };
 
 // Wheels of the user's own and from URLs are in the store afterwards. FINDINGS gets the warnings;
@@ -50,7 +52,8 @@ struct LockReport {
 // Locked versions stay where they still fit, unless an upgrade was asked for. The file is written
 // when all is resolved, at once.
 Result<LockReport> UpdateLock(const Project& project, const Recipes& recipes,
-                              const LockRequest& request, Terminal& terminal);
+                              const LockRequest& request, Terminal& terminal,
+                              const RunInRoot& run = {});
 
 // Where to fetch locked files from: asks the user's index (by project name) and Debian mirror for
 // the file with this name and hash. Fetched into the store's downloads; nothing happens for files

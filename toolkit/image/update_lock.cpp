@@ -60,7 +60,8 @@ Result<void> CheckAfter(const Project& project, const Machine& machine, const Ma
 }  // namespace
 
 Result<LockReport> UpdateLock(const Project& project, const Recipes& recipes,
-                              const LockRequest& request, Terminal& terminal) {
+                              const LockRequest& request, Terminal& terminal,
+                              const RunInRoot& run) {
   const fs::path file = project.root / "envkit.lock";
   std::optional<Lock> old;
   std::error_code error;
@@ -91,6 +92,7 @@ Result<LockReport> UpdateLock(const Project& project, const Recipes& recipes,
   }
 
   ResolveOptions options;
+  options.run = run;
   Lock preferred;
   if (old) {
     preferred = *old;

@@ -283,11 +283,6 @@ std::string Origin(const std::string& from, const fs::path& work, const fs::path
   return (relative.empty() || *relative.begin() == ".." ? path : relative).generic_string();
 }
 
-constexpr char kPrebuild[] =
-    "Make a wheel of it once, for CPython {} on x86_64, and name that in [environment] packages:\n"
-    "  pip wheel --no-deps {} -w wheels\n"
-    "  packages = [\"./wheels/….whl\"]";
-
 // What stands in uv's output for a package that comes from elsewhere than an index.
 Result<void> ReadArchive(TomlTable& package, const std::string& name, std::string_view python,
                          std::vector<LockedWheel>& wheels) {
@@ -308,7 +303,7 @@ Result<void> ReadArchive(TomlTable& package, const std::string& name, std::strin
     return {};
   }
   return Usage(fmt::format("{} comes as source, and a lock names wheels", name),
-               fmt::format(kPrebuild, python, name));
+               PrebuildHint(std::string(python), name));
 }
 
 }  // namespace
@@ -479,6 +474,28 @@ Environment TrustForUv(const Environment& environment) {
   return trust;
 }
 
+std::string PrebuildHint(const std::string& python, const std::string& wanted) {
+  return fmt::format(
+      "Make a wheel of it once, for CPython {} on x86_64, and name that in [environment] "
+      "packages:\n"
+      "  pip wheel --no-deps {} -w wheels\n"
+      "  packages = [\"./wheels/….whl\"]",
+      python, ShellQuote({wanted}));
+}
+
+std::optional<SourceOnly> FindSourceOnly(const std::string& words) {
+  const std::string text = std::regex_replace(words, std::regex("\\s+"), " ");
+  static const std::regex kHint(
+      "Wheels are required for `([A-Za-z0-9][A-Za-z0-9._-]*)` because building from source is "
+      "disabled");
+  std::smatch match;
+  if (!std::regex_search(text, match, kHint)) return std::nullopt;
+  SourceOnly source{NormaliseName(match.str(1)), ""};
+  const std::regex bounds("(?:^| )" + match.str(1) + "([<>=][^ ]+) ha(?:s|ve) no usable wheels");
+  if (std::regex_search(text, match, bounds)) source.bounds = match.str(1);
+  return source;
+}
+
 std::optional<TorchConflict> FindTorchConflict(const std::string& words) {
   if (words.find("No solution found") == std::string::npos) return std::nullopt;
   // uv breaks its lines where it likes.
@@ -500,8 +517,6 @@ Error UvError(const std::string& words, const PythonIndexes& indexes, const std:
   Error error;
   if (said.starts_with("error: ")) said.erase(0, 7);
   error.what = fmt::format("uv could not resolve the Python packages\n{}", said);
-  static const std::regex kNoWheel("([A-Za-z0-9][A-Za-z0-9._-]*)==([^ ]+)\\s+has no usable wheels");
-  std::smatch match;
   if (has("401 Unauthorized") || has("403 Forbidden") || has("status code 401") ||
       has("status code 403")) {
     error.code = ExitCode::kMissing;
@@ -510,11 +525,12 @@ Error UvError(const std::string& words, const PythonIndexes& indexes, const std:
         "login, password), or\nUV_INDEX_NAME_USERNAME and UV_INDEX_NAME_PASSWORD for the NAME that "
         "it has in [index].",
         indexes.Describe());
-  } else if (has("building from source is disabled") && std::regex_search(said, match, kNoWheel)) {
+  } else if (const auto source = FindSourceOnly(said)) {
     error.code = ExitCode::kUsage;
-    error.what = fmt::format("{} {} comes as source alone (an sdist), and a lock names wheels\n{}",
-                             match.str(1), match.str(2), said);
-    error.next = fmt::format(kPrebuild, python, fmt::format("{}=={}", match.str(1), match.str(2)));
+    const std::string wanted = source->name + source->bounds;
+    error.what = fmt::format("{} comes as source alone (an sdist), and a lock names wheels\n{}",
+                             wanted, said);
+    error.next = PrebuildHint(python, wanted);
   } else if (has("error sending request") || has("Failed to fetch") || has("dns error") ||
              has("Connect") || has("timed out")) {
     error.code = ExitCode::kMissing;

@@ -72,6 +72,16 @@ struct TorchConflict {
 };
 std::optional<TorchConflict> FindTorchConflict(const std::string& words);
 
+// "srconly", "==0.5" of uv's explanation why there is no solution; nullopt where wheels are not the
+// reason. BOUNDS may be empty, or "<2", ">=0.4".
+struct SourceOnly {
+  std::string name, bounds;
+};
+std::optional<SourceOnly> FindSourceOnly(const std::string& words);
+
+// How to come by a wheel of WANTED ("six==1.17.0") where none can be had.
+std::string PrebuildHint(const std::string& python, const std::string& wanted);
+
 // "2026-10-28T02:51:00Z" as seconds since 1970; 0 for anything else.
 std::int64_t ParseUtc(std::string_view text);
 

@@ -54,6 +54,14 @@ void Sort(Lock& lock) {
   std::sort(lock.wheels.begin(), lock.wheels.end(), [](const auto& a, const auto& b) {
     return std::tie(a.name, a.version, a.file) < std::tie(b.name, b.version, b.file);
   });
+  std::sort(lock.build_wheels.begin(), lock.build_wheels.end(),
+            [](const auto& a, const auto& b) { return a.file < b.file; });
+  for (LockedSource& source : lock.sources) {
+    source.requires_files = Sorted(std::move(source.requires_files));
+  }
+  std::sort(lock.sources.begin(), lock.sources.end(), [](const auto& a, const auto& b) {
+    return std::tie(a.name, a.file) < std::tie(b.name, b.file);
+  });
   for (LockedDeb& deb : lock.debs) deb.roots = Sorted(std::move(deb.roots));
   std::sort(lock.debs.begin(), lock.debs.end(), [](const auto& a, const auto& b) {
     return std::tie(a.name, a.version, a.architecture, a.file) <
@@ -70,6 +78,17 @@ std::string WheelLine(const LockedWheel& wheel) {
   return fmt::format("{{ name = {}, version = {}, size = {}, sha256 = {}, file = {}{} }}",
                      Quote(wheel.name), Quote(wheel.version), wheel.size, Quote(wheel.sha256),
                      Quote(wheel.file), from);
+}
+
+std::string SourceLine(const LockedSource& source) {
+  std::string files;
+  for (const std::string& file : source.requires_files) {
+    files += (files.empty() ? "" : ", ") + Quote(file);
+  }
+  return fmt::format(
+      "{{ name = {}, size = {}, sha256 = {}, file = {}, requires = [{}], wheel = {} }}",
+      Quote(source.name), source.size, Quote(source.sha256), Quote(source.file), files,
+      Quote(source.wheel));
 }
 
 std::string InputLine(const InputFile& file) {
@@ -93,6 +112,9 @@ bool IsWheelFile(std::string_view text) {
 }
 bool IsOrigin(std::string_view text) {
   return !text.empty() && !HasControlCharacter(text) && !HasCredentials(text);
+}
+bool IsSdistFile(std::string_view text) {
+  return IsPlainWord(text, "._+!-") && text.ends_with(".tar.gz");
 }
 // Debian's archives write the epoch's colon of a version as %3a in some file names.
 bool IsDebPath(std::string_view text) {
@@ -127,6 +149,8 @@ class Reader {
       lock_.source_date_epoch = epoch->value;
     ReadInputs(root.RequiredTable("inputs"));
     for (TomlTable& wheel : root.Tables("wheels")) ReadWheel(wheel);
+    for (TomlTable& source : root.Tables("sources")) ReadSource(source);
+    for (TomlTable& wheel : root.Tables("build_wheels")) ReadWheel(wheel, true);
     for (TomlTable& deb : root.Tables("debs")) ReadDeb(deb);
     for (TomlTable& built : root.Tables("built")) ReadBuilt(built);
     root.RejectUnknownKeys();
@@ -193,7 +217,19 @@ class Reader {
     table.RejectUnknownKeys();
   }
 
-  void ReadWheel(TomlTable& table) {
+  void ReadSource(TomlTable& table) {
+    LockedSource source;
+    source.name = Text(table, "name", IsWord, "a package's name");
+    source.size = Size(table);
+    source.sha256 = Text(table, "sha256", IsSha256, "64 hexadecimal digits");
+    source.file = Text(table, "file", IsSdistFile, "an sdist's file name");
+    source.requires_files = Sorted(List(table, "requires", IsWheelFile, "a wheel's file name"));
+    source.wheel = Text(table, "wheel", IsWheelFile, "a wheel's file name");
+    table.RejectUnknownKeys();
+    lock_.sources.push_back(std::move(source));
+  }
+
+  void ReadWheel(TomlTable& table, bool of_builds = false) {
     LockedWheel wheel;
     wheel.name = Text(table, "name", IsWord, "a package's name");
     wheel.version = Text(table, "version", IsVersion, "a version");
@@ -201,9 +237,9 @@ class Reader {
     wheel.sha256 = Text(table, "sha256", IsSha256, "64 hexadecimal digits");
     wheel.file = Text(table, "file", IsWheelFile, "a wheel's file name");
     if (table.Has("from")) wheel.from = Text(table, "from", IsOrigin, "a path or a URL");
-    Once(wheel_files_, wheel.file, table.at());
+    Once(of_builds ? build_files_ : wheel_files_, wheel.file, table.at());
     table.RejectUnknownKeys();
-    lock_.wheels.push_back(std::move(wheel));
+    (of_builds ? lock_.build_wheels : lock_.wheels).push_back(std::move(wheel));
   }
 
   void ReadDeb(TomlTable& table) {
@@ -235,7 +271,7 @@ class Reader {
 
   TomlDocument document_;
   Lock lock_;
-  std::set<std::string> wheel_files_, deb_files_, built_;
+  std::set<std::string> wheel_files_, build_files_, deb_files_, built_;
 };
 
 void CompareText(std::vector<std::string>& lines, std::string_view key, std::string_view before,
@@ -310,6 +346,15 @@ std::string LockToToml(const Lock& given) {
   AppendList(text, "wheels", lines);
   text += '\n';
   lines.clear();
+  if (!lock.sources.empty()) {
+    for (const LockedSource& source : lock.sources) lines.push_back(SourceLine(source));
+    AppendList(text, "sources", lines);
+    lines.clear();
+    for (const LockedWheel& wheel : lock.build_wheels) lines.push_back(WheelLine(wheel));
+    AppendList(text, "build_wheels", lines);
+    text += '\n';
+    lines.clear();
+  }
   for (const LockedDeb& deb : lock.debs) lines.push_back(DebLine(deb));
   AppendList(text, "debs", lines);
   for (const BuiltImage& built : lock.built) {

@@ -20,9 +20,19 @@ struct LockedWheel {
   std::string file;
   std::string sha256;
   std::uint64_t size = 0;  // 0: the index does not say
-  // Where no index has it: a path (relative to the project) or a URL. Files are known by their
-  // hash, and this is where to look.
+  // Where no index has it: a path (relative to the project), a URL, or "sdist:FILE". Files are
+  // known by their hash, and this is where to look.
   std::string from = {};
+};
+
+// What a wheel is built from that no index has as a wheel; its `from` is "sdist:" and FILE.
+struct LockedSource {
+  std::string name;   // normalised
+  std::string wheel;  // the file that comes out
+  std::string file;   // the sdist
+  std::string sha256;
+  std::uint64_t size = 0;
+  std::vector<std::string> requires_files;  // of build_wheels; sorted
 };
 
 struct LockedDeb {
@@ -57,9 +67,11 @@ struct Lock {
   std::string cuda;    // of the cuda variant, "13.2"
   std::string python;  // "3.13"
   std::int64_t source_date_epoch = 0;
-  std::vector<LockedWheel> wheels;  // sorted by name, version
-  std::vector<LockedDeb> debs;      // sorted by name, version
-  std::vector<BuiltImage> built;    // outside the digest
+  std::vector<LockedWheel> wheels;             // sorted by name, version
+  std::vector<LockedDeb> debs;                 // sorted by name, version
+  std::vector<LockedSource> sources = {};      // sorted by name
+  std::vector<LockedWheel> build_wheels = {};  // what builds of SOURCES need; in no image
+  std::vector<BuiltImage> built;               // outside the digest
 
   std::string Digest() const;  // 64 hex digits
 };
