@@ -13,6 +13,7 @@ Command CompletionCommand();
 Command LaunchCommand();
 Command LockCommand();
 Command RunCommand();
+Command VerifyCommand();
 Command VersionCommand();
 
 struct CommandGroup {
