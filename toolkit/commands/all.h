@@ -10,11 +10,14 @@ namespace envkit {
 
 Command BuildCommand();
 Command CompletionCommand();
+Command ImageCommand();
 Command LaunchCommand();
 Command LockCommand();
 Command RunCommand();
 Command VerifyCommand();
 Command VersionCommand();
+
+std::string EnvkitVersion();  // "0.1.0"
 
 struct CommandGroup {
   std::string title;  // "Project", in `envkit --help`

@@ -5,7 +5,7 @@
 namespace envkit {
 
 std::vector<CommandGroup> CommandGroups() {
-  return {{"Project", {LockCommand(), BuildCommand(), VerifyCommand()}},
+  return {{"Project", {LockCommand(), BuildCommand(), VerifyCommand(), ImageCommand()}},
           {"Jobs", {RunCommand(), LaunchCommand()}},
           {"This tool", {CompletionCommand(), VersionCommand()}}};
 }

@@ -14,6 +14,7 @@
 #include "image/verify_image.h"
 #include "session/check_probe.h"
 #include "session/environment.h"
+#include "session/prove.h"
 #include "session/run_probe.h"
 #include "session/verify_running.h"
 
@@ -291,6 +292,16 @@ Result<void> VerifyImage(const fs::path& directory, const VerifyRequest& request
          Verdict::kSkipped,
          {"no project is here; its lock has digest " + state.image->lock_digest}});
   }
+  if (!request.provenance.empty()) {
+    if (!subject.plan) {
+      return Usage("--provenance needs the project that the image was built from");
+    }
+    const Bill bill =
+        MakeBill(*state.image, *subject.plan, env.lock, env.store, request.envkit_version);
+    for (Check& check : CheckProvenance(request.provenance, request.key, bill)) {
+      report.checks.push_back(std::move(check));
+    }
+  }
   const std::string cuda = subject.in_project ? env.lock.cuda : "";
   if (!cuda.empty()) report.checks.push_back(CheckDriver(cuda, state.image->variant, facts));
   if (!sound()) {
@@ -334,7 +345,7 @@ Result<VerifyReport> Verify(const fs::path& directory, const VerifyRequest& requ
   const auto start = std::chrono::steady_clock::now();
   VerifyReport report;
   if (request.running) {
-    ENVKIT_CHECK(VerifyRunning(request.container, request.engine, report, terminal));
+    ENVKIT_CHECK(VerifyRunning(directory, request.container, request.engine, report));
   } else {
     ENVKIT_CHECK(VerifyImage(directory, request, report, terminal));
   }

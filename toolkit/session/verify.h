@@ -18,8 +18,11 @@ struct VerifyRequest {
   std::string image;  // a digest or a tag of the store; empty: the project's, for its job "train"
   std::string profile, variant, engine = "auto";
   bool quick = false, repair = false;
-  bool running = false;   // instead: what runs
-  std::string container;  // of those, this one; empty: all
+  bool running = false;              // instead: what runs
+  std::string container;             // of those, this one; empty: all
+  std::filesystem::path provenance;  // a statement to hold against the image
+  std::string key;                   // whose signature it must have
+  std::string envkit_version;
 };
 
 struct VerifyReport {

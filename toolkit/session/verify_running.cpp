@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <system_error>
 
@@ -11,6 +12,7 @@
 #include "image/build.h"
 #include "image/manifest.h"
 #include "image/verify_image.h"
+#include "session/environment.h"
 
 namespace envkit {
 namespace {
@@ -98,9 +100,17 @@ Check CheckLibraries(const RunningContainer& container, const Image& image) {
   return check;
 }
 
+// Of a store that is not ours: nothing that we could compare it with.
+bool IsForeign(const RunningContainer& container, const Store& store) {
+  if (container.engine == "docker") return false;
+  const std::string ours = (store.data / "layers").string() + "/";
+  return container.layer_trees.empty() || !container.layer_trees[0].string().starts_with(ours);
+}
+
 }  // namespace
 
-std::vector<Check> CheckContainer(const RunningContainer& container, const Store& store) {
+std::vector<Check> CheckContainer(const RunningContainer& container, const Store& store,
+                                  const Lock* lock, const std::string& project) {
   std::vector<Check> checks;
   const std::string stop =
       container.engine == "docker" ? fmt::format("docker stop {}", container.name) : "stop it";
@@ -119,6 +129,20 @@ std::vector<Check> CheckContainer(const RunningContainer& container, const Store
     of_image.next = "Start it anew:  envkit run";
   }
   checks.push_back(std::move(of_image));
+  if (image && lock != nullptr && image->name == project) {
+    Check locked = {"running.lock",
+                    fmt::format("{}: its image is of the current lock", container.name),
+                    Verdict::kPass,
+                    {"lock digest " + image->lock_digest}};
+    if (image->lock_digest != lock->Digest()) {
+      locked.verdict = Verdict::kFail;
+      locked.what = fmt::format("{}: its image is of another lock", container.name);
+      locked.evidence = {
+          fmt::format("lock digest {} instead of {}", image->lock_digest, lock->Digest())};
+      locked.next = fmt::format("{}, and start it anew: envkit.lock has changed since.", stop);
+    }
+    checks.push_back(std::move(locked));
+  }
 
   Check files = {
       "running.files",
@@ -137,10 +161,11 @@ std::vector<Check> CheckContainer(const RunningContainer& container, const Store
   return checks;
 }
 
-Result<void> VerifyRunning(const std::string& container, const std::string& engine,
-                           VerifyReport& report, Terminal&) {
+Result<void> VerifyRunning(const fs::path& directory, const std::string& container,
+                           const std::string& engine, VerifyReport& report) {
   ENVKIT_TRY(const Store store, Store::Open());
   ENVKIT_TRY(const auto found, FindRunning(engine));
+  const auto env = LoadEnvironment(directory);
   std::string names;
   std::size_t looked_at = 0;
   for (const RunningContainer& one : found) {
@@ -148,13 +173,19 @@ Result<void> VerifyRunning(const std::string& container, const std::string& engi
     const bool wanted = container.empty() || one.name == container || one.job == container ||
                         std::any_of(one.pids.begin(), one.pids.end(),
                                     [&](long pid) { return std::to_string(pid) == container; });
-    if (!wanted) continue;
+    if (!wanted || (container.empty() && IsForeign(one, store))) continue;
     ++looked_at;
-    for (Check& check : CheckContainer(one, store)) report.checks.push_back(std::move(check));
+    for (Check& check :
+         CheckContainer(one, store, env ? &env->lock : nullptr, env ? env->project.name : "")) {
+      report.checks.push_back(std::move(check));
+    }
   }
   if (looked_at > 0) return {};
-  if (found.empty()) {
-    return Missing("nothing that envkit started runs here", "envkit run train starts something.");
+  if (found.empty() || container.empty()) {
+    return Missing(found.empty() ? "nothing that envkit started runs here"
+                                 : "nothing that runs here is of this store's images",
+                   found.empty() ? "envkit run train starts something."
+                                 : "Of other stores (ENVKIT_STORE):" + names);
   }
   return Usage(fmt::format("nothing that runs is called \"{}\"", container), "There are:" + names);
 }
