@@ -123,7 +123,7 @@ struct Built {
   }
 };
 
-const Check& Find(const std::vector<Check>& checks, const std::string& id) {
+Check Find(const std::vector<Check>& checks, const std::string& id) {
   const auto found =
       std::find_if(checks.begin(), checks.end(), [&](const Check& one) { return one.id == id; });
   REQUIRE_MESSAGE(found != checks.end(), id);
@@ -191,7 +191,7 @@ TEST_CASE("what differs in a layer is named, with the package that it belongs to
     const StoreCheck store = built.Look();
     REQUIRE(store.damaged.size() == 1);
     CHECK(store.damaged[0]->what == "torch");
-    const Check& check = Find(store.checks, "store.layer.torch");
+    const Check check = Find(store.checks, "store.layer.torch");
     CHECK(check.verdict == Verdict::kFail);
     CAPTURE(Text(check));
     CHECK(Contains(Text(check), one.said));
@@ -262,7 +262,7 @@ TEST_CASE("a file that is not what RECORD says is named") {
   const Built built(kLibraryHash);
   const StoreCheck store = built.Look();
   CHECK(store.damaged.empty());
-  const Check& check = Find(built.LookAtLock(store), "lock.wheels");
+  const Check check = Find(built.LookAtLock(store), "lock.wheels");
   CHECK(check.verdict == Verdict::kFail);
   CHECK(Contains(Text(check), "/torch/lib/libtorch_cpu.so (torch-1.0-py3-none-any.whl): sha256 " +
                                   Sha256Of("cpu\n") + " instead of RECORD's b86a47cb3d"));
@@ -279,7 +279,7 @@ TEST_CASE("without the kept RECORD the download serves, and without that nothing
   std::ofstream(file, std::ios::app) << "x";
   CHECK(Contains(Text(Find(built.LookAtLock(store), "lock.wheels")), "is damaged: sha256 "));
   fs::remove(file);
-  const Check& check = Find(built.LookAtLock(store), "lock.wheels");
+  const Check check = Find(built.LookAtLock(store), "lock.wheels");
   CHECK(check.verdict == Verdict::kSkipped);
   CHECK(Contains(Text(check), "neither the layer nor the downloads have torch-1.0"));
 }
