@@ -1,5 +1,6 @@
 """The same image in Docker: a real dockerd of its own, started and stopped here."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -54,6 +55,22 @@ try:
             break
         time.sleep(0.1)
     support.check(containers(), "the container never started")
+    # What runs is what was built, until somebody swaps a file.
+    look = lambda expect: json.loads(support.envkit(
+        "verify", "--running", "--json", "--engine", "docker", project=project, env=env, quiet=True,
+        expect=expect).stdout)
+    report = look(0)
+    support.check(report["verdict"] == "running-pass" and len(report["checks"]) == 4, report)
+    subprocess.run(["docker", "exec", "--user", "0", containers()[0], "sh", "-c",
+                    "echo evil >> /usr/local/bin/evil; echo evil >> /usr/bin/env; echo fine > /tmp/x"],
+                   env={**os.environ, **env}, check=True)
+    changed = [check for check in look(1)["checks"] if check["id"] == "running.files"][0]
+    support.check(changed["evidence"] == ["added /usr/local/bin/evil", "changed /usr/bin/env"], changed)
+    # And the image in docker is the locked one.
+    report = json.loads(support.envkit("verify", "--quick", "--json", "--engine", "docker", "--variant",
+                                       "cpu", project=project, env=env, quiet=True).stdout)
+    support.check([check["verdict"] for check in report["checks"] if check["id"] == "engine.image"]
+                  == ["pass"] and report["verdict"] == "cpu-only-pass", report)
     running.kill()
     running.wait()
     for _ in range(200):

@@ -18,7 +18,10 @@ Command LockCommand();
 Command MatrixCommand();
 Command RenderCommand();
 Command RunCommand();
+Command VerifyCommand();
 Command VersionCommand();
+
+std::string EnvkitVersion();  // "0.1.0"
 
 struct CommandGroup {
   std::string title;  // "Project", in `envkit --help`

@@ -6,8 +6,8 @@ namespace envkit {
 
 std::vector<CommandGroup> CommandGroups() {
   return {{"Project",
-           {InitCommand(), LockCommand(), BuildCommand(), ImageCommand(), RenderCommand(),
-            MatrixCommand()}},
+           {InitCommand(), LockCommand(), BuildCommand(), VerifyCommand(), ImageCommand(),
+            RenderCommand(), MatrixCommand()}},
           {"Jobs", {RunCommand(), LaunchCommand()}},
           {"This machine", {DoctorCommand()}},
           {"This tool", {CompletionCommand(), VersionCommand()}}};

@@ -30,11 +30,13 @@ Command ImageCommand() {
             auto chosen = std::make_shared<Action>();
             AddLooking(app, chosen);
             AddMoving(app, chosen);
+            AddProving(app, chosen);
             return [chosen](Context& context) -> Result<int> {
               if (*chosen) return (*chosen)(context);
-              return Usage("envkit image: what is to be done?",
-                           "ls, inspect, history, diff, save, load, push, pull or prune; with "
-                           "--help after it for more");
+              return Usage(
+                  "envkit image: what is to be done?",
+                  "ls, inspect, history, diff, sbom, provenance, save, load, push, pull or "
+                  "prune; with --help after it for more");
             };
           }};
 }

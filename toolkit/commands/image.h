@@ -20,4 +20,6 @@ void AddImageChoice(CLI::App& app, ImageChoice& choice);
 void AddLooking(CLI::App& image, const ChosenAction& chosen);  // ls, inspect, history, diff
 void AddMoving(CLI::App& image, const ChosenAction& chosen);   // save, load, push, pull, prune
 
+void AddProving(CLI::App& image, const ChosenAction& chosen);  // sbom, provenance
+
 }  // namespace envkit

@@ -44,14 +44,15 @@ Result<int> Save(const SaveOptions& options, Context& context) {
   context.terminal.Step("saved", fmt::format("{} → {} · {}{}", ImageTag(image), options.output,
                                              HumanBytes(report.compressed_bytes), more));
   if (context.json) {
-    context.terminal.Answer(nlohmann::json{{"schema", 1},
-                                           {"file", target.string()},
-                                           {"format", options.format},
-                                           {"config_digest", image.config_digest},
-                                           {"manifest_digest", report.manifest_digest},
-                                           {"bytes", report.compressed_bytes},
-                                           {"sources", sources.size()}}
-                                .dump(2));
+    context.terminal.Answer(nlohmann::json{
+        {"schema", 1},
+        {"file", target.string()},
+        {"format", options.format},
+        {"config_digest", image.config_digest},
+        {"manifest_digest", report.manifest_digest},
+        {"bytes", report.compressed_bytes},
+        {"sources",
+         sources.size()}}.dump(2));
   }
   return 0;
 }
@@ -73,18 +74,17 @@ Result<int> Push(const SaveOptions& options, Context& context) {
   ENVKIT_TRY(const RegistryReference to, ParseReference(options.output));
   ENVKIT_TRY(const Store store, Store::Open());
   ENVKIT_TRY(const Image image, SelectImage(context.directory, options.choice, store));
-  ENVKIT_TRY(const PushReport report, PushImage(image, to, store,
-                                                CompressionOf(options.compression),
-                                                context.terminal));
+  ENVKIT_TRY(const PushReport report,
+             PushImage(image, to, store, CompressionOf(options.compression), context.terminal));
   context.terminal.Step("pushed", fmt::format("{} · {} of {} layers were there", report.reference,
                                               report.skipped, report.layers));
   if (context.json) {
-    context.terminal.Answer(nlohmann::json{{"schema", 1},
-                                           {"reference", report.reference},
-                                           {"layers", report.layers},
-                                           {"skipped", report.skipped},
-                                           {"bytes", report.bytes}}
-                                .dump(2));
+    context.terminal.Answer(nlohmann::json{
+        {"schema", 1},
+        {"reference", report.reference},
+        {"layers", report.layers},
+        {"skipped", report.skipped},
+        {"bytes", report.bytes}}.dump(2));
   }
   return 0;
 }

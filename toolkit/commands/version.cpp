@@ -50,6 +50,8 @@ Result<int> Version(Context& context) {
 
 }  // namespace
 
+std::string EnvkitVersion() { return ENVKIT_VERSION; }
+
 Command VersionCommand() {
   return {"version", "Say which envkit this is, and what it was built with",
           "envkit version --json", [](CLI::App&) -> Action { return Version; }};

@@ -1,0 +1,48 @@
+// What of ours runs on this machine, and what was changed in it since it started: for docker by its
+// own words, for the oci engine by the upper directory of the container's overlay, which its
+// namespaces show.
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+namespace envkit {
+
+struct RunningContainer {
+  std::string engine;         // docker | oci
+  std::string name;           // docker's; oci: "train-4711", job and first process
+  std::string job;            // empty: a command
+  std::string config_digest;  // docker: of its image
+  std::vector<std::filesystem::path> layer_trees;  // oci: lowest first
+  std::vector<std::string> mounts;                 // where something of the host is shown
+  std::vector<long> pids;                          // as this machine counts them
+  std::vector<std::string> changes;                // "changed /usr/bin/x", outside of mounts
+};
+
+// ENGINE: auto (all of them) | docker | oci. A docker that does not answer has none with "auto".
+Result<std::vector<RunningContainer>> FindRunning(std::string_view engine);
+
+// Pure parts, for tests. PROC is /proc, or a captured tree.
+std::vector<RunningContainer> FindOciContainers(const std::filesystem::path& proc);
+// Of `docker inspect` (one object) and `docker diff`.
+Result<RunningContainer> DockerContainer(std::string_view inspected, std::string_view diff);
+// What an overlay's UPPER changes in LOWER; MOUNTS and places for temporary files do not count.
+std::vector<std::string> UpperChanges(const std::filesystem::path& upper,
+                                      const std::vector<std::filesystem::path>& lower,
+                                      const std::vector<std::string>& mounts);
+
+struct MappedFile {
+  std::string path;            // as the process sees it
+  std::filesystem::path file;  // where its content can be read
+  bool deleted = false;        // its name is gone, or belongs to another file by now
+};
+// Executable mappings of files, each once.
+std::vector<MappedFile> MappedFiles(long pid, const std::filesystem::path& proc = "/proc");
+
+}  // namespace envkit
