@@ -40,7 +40,7 @@ Result<int> RunLock(const LockRequest& request, Context& context) {
   const auto started = std::chrono::steady_clock::now();
   ENVKIT_TRY(const Project project, LoadProject(context.directory));
   ENVKIT_TRY(const std::filesystem::path share, ShareDirectory());
-  ENVKIT_TRY(const Recipes recipes, LoadRecipes(share / "images"));
+  ENVKIT_TRY(const Recipes recipes, LoadRecipes(share / "images", ProfileOptions(project)));
   ENVKIT_TRY(const LockReport report, UpdateLock(project, recipes, request, context.terminal));
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started;
   std::string ending = HumanSeconds(took.count());

@@ -34,16 +34,15 @@ std::string ConfigJson(const ImagePlan& plan, const Image& image) {
     diff_ids.push_back("sha256:" + layer.diff_id);
     history.push_back({{"created", created}, {"created_by", "envkit " + layer.what}});
   }
+  json env = json::array();
+  for (const auto& [name, value] : plan.env) env.push_back(fmt::format("{}={}", name, value));
   const json config = {
       {"architecture", plan.architecture},
       {"os", "linux"},
       {"created", created},
       {"config",
        {{"Entrypoint", {"/opt/envkit/bin/envkit-launch", "--init", "--"}},
-        {"Env", json::array(
-                    {"PATH=/opt/envkit/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:"
-                     "/bin",
-                     "LANG=C.UTF-8"})},
+        {"Env", env},
         {"WorkingDir", "/workspace"},
         {"Labels",
          {{"org.opencontainers.image.title", plan.name},
@@ -119,9 +118,14 @@ Result<Layer> MakeRecipeLayer(const LayerPlan& plan, const Store& store, const f
   const fs::path directory = work / plan.key;
   ENVKIT_CHECK(MakeDirectories(directory / "fs/workspace"));
   ENVKIT_CHECK(MakeDirectories(directory / "fs/data"));
-  ENVKIT_TRY(const auto files, RootfsFiles());
-  for (const auto& [name, content] : files) {
-    ENVKIT_CHECK(WriteFileAtomic(directory / "fs" / name, content));
+  for (const auto& [name, content] : plan.files) {
+    const fs::path file = directory / "fs" / name;
+    if (name.ends_with('/')) {  // for every user, as /tmp is
+      ENVKIT_CHECK(MakeDirectories(file.parent_path()));
+      if (chmod(file.c_str(), 01777) != 0) return FileFailure("making", file, errno);
+    } else {
+      ENVKIT_CHECK(WriteFileAtomic(file, content, content.starts_with("#!") ? 0755 : 0644));
+    }
   }
   ENVKIT_TRY(Layer layer, FinishTree(directory / "fs", plan.mtime, Modes::kPlain));
   return PublishLayer(store, plan, directory, std::move(layer));
@@ -193,6 +197,12 @@ Result<Image> BuildOnce(const Project& project, const ImagePlan& plan, const Sto
     } else if (layer.kind == "runtime") {
       ENVKIT_TRY(layers.emplace_back(),
                  MakeRuntimeLayer(plan, builder, store, work.path(), run, terminal));
+    } else if (layer.kind == "no-cuda") {
+      ENVKIT_TRY(layers.emplace_back(),
+                 MakeNoCudaLayer(plan, layer, builder, store, work.path(), run, terminal));
+    } else if (layer.kind == "bytecode") {
+      ENVKIT_TRY(layers.emplace_back(),
+                 MakeBytecodeLayer(plan, layer, store, work.path(), run, terminal));
     } else if (auto made = FindLayer(store, layer.key, layer.what)) {
       layers.push_back(std::move(*made));
     } else {

@@ -11,6 +11,7 @@
 
 #include "base/files.h"
 #include "base/toml.h"
+#include "image/closures.h"
 #include "image/debian.h"
 #include "image/index.h"
 #include "image/uv.h"
@@ -75,6 +76,7 @@ Result<void> ResolveWheels(const Project& project, const Recipes& recipes, const
   ENVKIT_TRY(PythonResolution resolution, ResolvePython(request, indexes, store, terminal));
   lock.wheels = std::move(resolution.wheels);
   lock.source_date_epoch = resolution.torch_uploaded;
+  ENVKIT_CHECK(MarkClosures(project, recipes, request, indexes, store, terminal, lock.wheels));
   const LockedWheel* torch = Find(lock.wheels, "torch");
   if (torch == nullptr) return Fail("uv resolved no torch");
   lock.torch = torch->version.substr(0, torch->version.find('+'));

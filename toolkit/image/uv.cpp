@@ -269,6 +269,7 @@ Result<PythonResolution> ResolvePython(const PythonRequest& request, const Pytho
                // "linux" would mean glibc 2.28, and lock stubs where only newer builds are real.
                "--python-platform", fmt::format("{}-manylinux_2_{}", kMachine, kGlibcMinor),
                "--format", "pylock.toml", "-o", "pylock.toml", "--quiet", "--color", "never"};
+  if (request.offline) spec.argv.emplace_back("--offline");
   spec.cwd = work.path();
   spec.env = indexes.ForUv();
   spec.env.merge(TrustForUv(CurrentEnvironment()));

@@ -37,6 +37,7 @@ struct PythonRequest {
   std::vector<std::string> requirements;
   std::string python;                  // "3.13"
   std::vector<LockedWheel> preferred;  // versions to keep where they still fit
+  bool offline = false;                // from what uv has seen before
 };
 
 Result<PythonResolution> ResolvePython(const PythonRequest& request, const PythonIndexes& indexes,

@@ -167,6 +167,9 @@ class Reader {
     ReadPackages(table);
     ReadSystem(table);
     TakeChoice(table, "system_policy", environment.system_policy, {"pinned", "refresh"});
+    const auto compiler = table.Bool("cuda_compiler");
+    Origin("environment.cuda_compiler", compiler ? &compiler->at : nullptr);
+    if (compiler) environment.cuda_compiler = compiler->value;
     table.RejectUnknownKeys();
   }
 

@@ -27,6 +27,7 @@ struct EnvironmentSettings {
   std::vector<std::string> system;    // Debian packages
   std::string base = "debian:trixie";
   std::string system_policy = "pinned";  // pinned | refresh
+  bool cuda_compiler = false;            // nvcc and CUDA's headers in the dev image
 };
 
 struct RunSettings {

@@ -122,11 +122,13 @@ Result<Prepared> Prepare(const fs::path& directory, const RunRequest& request,
   RunSetting& setting = prepared.setting;
   setting = SettingOf(terminal);
   std::string profile = request.profile.empty() ? env.project.profile : request.profile;
+  std::vector<std::string> command = request.arguments;
   if (!request.job.empty()) {
     ENVKIT_TRY(const Job* job, FindJob(env.project, request.job));
     if (request.profile.empty() && job->profile) profile = *job->profile;
+    command = job->command;
   }
-  profile = ChooseProfile(profile);
+  profile = ChooseProfile(profile, command);
   setting.variant_why = "--variant";
   setting.variant = request.variant;
   if (request.gpus == "none" && setting.variant.empty()) {
