@@ -29,7 +29,7 @@ struct LayerPlan {
   std::vector<LockedWheel> wheels;  // kind wheel; the others: what they are made from
   std::vector<std::vector<std::string>> members;  // per wheel; empty: all of it
   std::vector<LockedDeb> debs;                    // kind os; runtime, no-cuda: the builder's
-  std::vector<LockedWheel> left_out;              // kind no-cuda: of these there is the metadata
+  std::vector<LockedWheel> left_out = {};              // kind no-cuda: of these there is the metadata
   std::map<std::string, std::string> files;       // kind recipe: path → content
   std::vector<std::string> sources;               // kind bytecode, no-cuda: layers' keys
 };

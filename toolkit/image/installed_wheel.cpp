@@ -117,6 +117,7 @@ std::string CsvField(const std::string& text) {
 
 // PATH as seen from the directory FROM, both below the same root.
 std::string Relative(std::string_view path, std::string_view from) {
+  if (from.empty()) return std::string(path);
   if (path.starts_with(from) && path.size() > from.size() && path[from.size()] == '/') {
     return std::string(path.substr(from.size() + 1));
   }

@@ -29,13 +29,13 @@ struct Recipe {
   // says nothing else.
   bool closure = false;
   // This profile and those that it extends, the lowest first; what one of them has, it has.
-  std::vector<std::string> chain;
+  std::vector<std::string> chain = {};
   // By variant, patterns of wheels' names: of these the image has the metadata alone, and for the
   // libraries that torch is linked with stand-ins that only say no.
-  std::map<std::string, std::vector<std::string>> left_out;
+  std::map<std::string, std::vector<std::string>> left_out = {};
   // Besides images/rootfs, in the recipe layer: directory of envkit's own files → where in the image.
-  std::map<std::string, std::string> files;
-  std::map<std::string, std::string> env;  // of the image's configuration
+  std::map<std::string, std::string> files = {};
+  std::map<std::string, std::string> env = {};  // of the image's configuration
 };
 
 using Recipes = std::map<std::string, Recipe>;  // by profile

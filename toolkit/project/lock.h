@@ -20,7 +20,7 @@ struct LockedWheel {
   std::string file;
   std::string sha256;
   std::uint64_t size = 0;
-  std::vector<std::string> roots;  // profiles that hold it because something in them needs it
+  std::vector<std::string> roots = {};  // profiles that hold it because something in them needs it
 };
 
 struct LockedDeb {

@@ -80,7 +80,8 @@ void ReportEnd(const RunPlan& plan, const fs::path& record, int code, const Wall
     terminal.Step("failed",
                   fmt::format("exit code {} · {} ({})", code, HumanSeconds(total), times));
   }
-  const auto& metrics = outcome.final_metrics;
+  const nlohmann::json none = nlohmann::json::object();  // of a job that writes no metrics
+  const auto& metrics = outcome.final_metrics.is_object() ? outcome.final_metrics : none;
   if (code == 0) {
     std::string line;
     if (metrics.contains("test_accuracy")) {
