@@ -23,10 +23,11 @@ TEST_CASE("a wheel's files lie where pip would put them") {
                                            {{"tool/__init__.py", "pass\n"},
                                             {"tool/core.so", "elf"},
                                             {"tool/run.sh", "#!/bin/sh\n", 0744},
-                                            {"tool-1.0.dist-info/RECORD", "record"},
+                                            {"some_tool-1.0.dist-info/entry_points.txt",
+                                             "[console_scripts]\nrun-tool = tool.core:main\n"},
                                             {"tool-1.0.data/purelib/pure.py", "pure"},
                                             {"tool-1.0.data/platlib/plat.py", "plat"},
-                                            {"tool-1.0.data/scripts/tool", "#!python\n", 0755},
+                                            {"tool-1.0.data/scripts/tool", "#!python -O\nx\n"},
                                             {"tool-1.0.data/data/share/t.txt", "data"},
                                             {"tool-1.0.data/headers/tool.h", "header"}});
   const LayerPlan plan = PlanOf(world, {wheel});
@@ -40,10 +41,11 @@ TEST_CASE("a wheel's files lie where pip would put them") {
   REQUIRE_MESSAGE(layer, layer.error().Text());
   CHECK(written == content->bytes);
   const fs::path site = tree / "usr/local/lib/python3.13/dist-packages";
-  CHECK(ReadFile(site / "tool-1.0.dist-info/RECORD").value() == "record");
   CHECK(ReadFile(site / "pure.py").value() == "pure");
   CHECK(ReadFile(site / "plat.py").value() == "plat");
-  CHECK(ReadFile(tree / "usr/local/bin/tool").value() == "#!python\n");
+  CHECK(ReadFile(tree / "usr/local/bin/tool").value() == "#!/usr/bin/python3 -O\nx\n");
+  CHECK(ReadFile(tree / "usr/local/bin/run-tool").value().find("from tool.core import main\n") !=
+        std::string::npos);
   CHECK(ReadFile(tree / "usr/local/share/t.txt").value() == "data");
   CHECK(ReadFile(tree / "usr/local/include/some-tool/tool.h").value() == "header");
   CHECK(!fs::exists(site / "tool-1.0.data"));
@@ -55,6 +57,26 @@ TEST_CASE("a wheel's files lie where pip would put them") {
   CHECK(mode(site / "tool/core.so") == 0755);
   CHECK(mode(site / "tool/run.sh") == 0755);
   CHECK(mode(site / "tool/__init__.py") == 0644);
+  CHECK(mode(tree / "usr/local/bin/tool") == 0755);
+  CHECK(mode(tree / "usr/local/bin/run-tool") == 0755);
+
+  // RECORD says what is there, with the hashes of what was changed on the way.
+  CHECK(ReadFile(site / "some-tool-1.0.dist-info/INSTALLER").value() == "envkit\n");
+  const std::string text = ReadFile(site / "some-tool-1.0.dist-info/RECORD").value();
+  const auto record = ParseRecord(text, "some-tool");
+  REQUIRE(record);
+  std::size_t files = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(tree)) {
+    if (entry.is_regular_file()) ++files;
+  }
+  CHECK(record->size() == files);
+  for (const auto& [path, listed] : *record) {
+    CAPTURE(path);
+    CHECK(fs::exists(site / path));
+    if (IsRecordItself(path)) continue;
+    CHECK(Sha256OfFile(site / path).value() == listed.sha256);
+  }
+  CHECK(text.find("\n../../../bin/run-tool,sha256=") != std::string::npos);
 }
 
 TEST_CASE("members are chosen by patterns, and a pattern without a file is an error") {
@@ -92,7 +114,7 @@ TEST_CASE("two wheels with different files at one path are refused, with both na
 
   const auto both = OpenWheels(PlanOf(world, {one, same}), world.store);
   REQUIRE(both);  // the same file twice is one file
-  CHECK(both->files.size() == 2);
+  CHECK(both->files.size() == 2 + 2 * 2);  // and of each wheel RECORD and INSTALLER
 
   // Across layers, one of which was made long ago.
   LayerPlan old = PlanOf(world, {one});
@@ -108,7 +130,7 @@ TEST_CASE("two wheels with different files at one path are refused, with both na
   REQUIRE(published);
   auto owned = OwnedFiles(*published);
   REQUIRE(owned);
-  CHECK(owned->size() == 2);
+  CHECK(owned->size() == 2 + 2);
   const LayerPlan fresh = PlanOf(world, {two});
   const auto added = OpenWheels(fresh, world.store);
   REQUIRE(added);
@@ -138,6 +160,66 @@ TEST_CASE("a wheel that is damaged or strange is an error with its name") {
   REQUIRE(WriteFileAtomic(world.store.DownloadPath(broken.sha256, broken.file), "no zip"));
   const std::string text = TextOf(OpenWheels(PlanOf(world, {broken}), world.store));
   CHECK(text.starts_with("error: reading broken-1.0-py3-none-any.whl: "));
+}
+
+TEST_CASE("a wheel that was made to do harm is found, and named") {
+  World world;
+  const auto said = [&](const std::string& name, const std::vector<ZipFile>& files) {
+    const LockedWheel wheel = world.AddWheel(name, 1, files);
+    const LayerPlan plan = PlanOf(world, {wheel});
+    const auto content = OpenWheels(plan, world.store);
+    if (!content) return TextOf(content);
+    const fs::path tree = world.scratch / ("tree-" + name);
+    fs::create_directory(tree);
+    return TextOf(WriteWheels(plan, *content, tree, {}));
+  };
+  const std::string harm = "\n  The archive is damaged or was made to do harm: do not use it.\n";
+  CHECK(said("up", {{"x/../../../etc/passwd", "root"}}) ==
+        "error: reading up-1.0-py3-none-any.whl: up-1.0-py3-none-any.whl: the entry "
+        "\"x/../../../etc/passwd\" has a path that could leave its directory" +
+            harm);
+  CHECK(said("root", {{"/etc/passwd", "root"}}) ==
+        "error: reading root-1.0-py3-none-any.whl: root-1.0-py3-none-any.whl: the entry "
+        "\"/etc/passwd\" has a path that could leave its directory" +
+            harm);
+  CHECK(said("scheme", {{"scheme-1.0.data/scripts/../../x", "x"}}).find("could leave") !=
+        std::string::npos);
+  CHECK(said("link", {{"x", "/etc/passwd", S_IFLNK | 0777}}) ==
+        "error: reading link-1.0-py3-none-any.whl: link-1.0-py3-none-any.whl: the entry \"x\" is a "
+        "symbolic link" +
+            harm);
+  CHECK(said("bomb", {{"zeros", std::string(120'000'000, '\0')}}) ==
+        "error: bomb-1.0-py3-none-any.whl has 117 kB and would unpack to 120 MB\n"
+        "  That is a zip bomb rather than a package: do not use it.\n");
+
+  const std::string liar =
+      "\n  The wheel is not what its builder made: do not use it. Another version or index may have "
+      "a good one.\n";
+  const std::string other = RecordText({{"x.py", Sha256Of("other"), 5}}, "");
+  CHECK(said("hash", {{"x.py", "pass\n"}, {"hash-1.0.dist-info/RECORD", other}}) ==
+        "error: hash-1.0-py3-none-any.whl: its RECORD has another sha256 for x.py than the file "
+        "that is in it" +
+            liar);
+  CHECK(said("command", {{"command-1.0.data/scripts/x", "#!python\n"},
+                         {"command-1.0.dist-info/RECORD",
+                          RecordText({{"command-1.0.data/scripts/x", Sha256Of("o"), 1}}, "")}}) ==
+        "error: command-1.0-py3-none-any.whl: its RECORD has another sha256 for "
+        "command-1.0.data/scripts/x than the file that is in it" +
+            liar);
+  CHECK(said("more", {{"x.py", "other"}, {"y.py", "y"}, {"more-1.0.dist-info/RECORD", other}}) ==
+        "error: more-1.0-py3-none-any.whl: its RECORD does not list y.py" + liar);
+  CHECK(said("two", {{"one-1.0.dist-info/RECORD", ""}, {"two-1.0.dist-info/RECORD", ""}}) ==
+        "error: two-1.0-py3-none-any.whl: it has both one-1.0.dist-info and two-1.0.dist-info" +
+            liar);
+  CHECK(said("none", {{"x.py", "x"}, {"deep/none-1.0.dist-info/RECORD.jws", ""}}) == "no error");
+  CHECK(said("words", {{"x.py", "x"}, {"words-1.0.dist-info/RECORD", "x.py,sha256=AAA,1\n"}}) ==
+        "error: words-1.0-py3-none-any.whl: RECORD has no hash for x.py\n");
+  CHECK(said("csv", {{"x.py", "x"}, {"csv-1.0.dist-info/RECORD", "x.py\n"}}) ==
+        "error: csv-1.0-py3-none-any.whl: RECORD is not what the wheel format asks for\n");
+  CHECK(said("shell", {{"shell-1.0.dist-info/entry_points.txt",
+                        "[console_scripts]\nx = os:system('id') or os.getpid\n"}}) ==
+        "error: shell-1.0-py3-none-any.whl: the command \"x = os:system('id') or os.getpid\" in "
+        "its entry_points.txt makes no program\n");
 }
 
 TEST_CASE("a layer is found by its key when all of it is there") {

@@ -16,6 +16,7 @@
 #include "base/files.h"
 #include "base/scratch.h"
 #include "image/build.h"
+#include "image/installed_wheel.h"
 #include "image/layer.h"
 #include "image/plan.h"
 
@@ -109,9 +110,19 @@ struct World {
   }
   ~World() { unsetenv("ENVKIT_SHARE"); }
 
-  LockedWheel AddWheel(const std::string& name, std::uint64_t size,
-                       const std::vector<ZipFile>& files) {
-    LockedWheel wheel = {name, "1.0", name + "-1.0-py3-none-any.whl", "", size};
+  // With a RECORD of FILES, unless they have one.
+  LockedWheel AddWheel(const std::string& name, std::uint64_t size, std::vector<ZipFile> files,
+                       const std::vector<std::string>& roots = {}) {
+    LockedWheel wheel = {name, "1.0", name + "-1.0-py3-none-any.whl", "", size, roots};
+    std::vector<InstalledFile> recorded;
+    bool record = false;
+    for (const ZipFile& file : files) {
+      record = record || IsRecordItself(file.name);
+      recorded.push_back({file.name, Sha256Of(file.content), file.content.size()});
+    }
+    if (!record) {
+      files.push_back({name + "-1.0.dist-info/RECORD", RecordText(recorded, "")});
+    }
     const std::filesystem::path zip = scratch / "wheels" / wheel.file;
     MakeZip(zip, files);
     wheel.sha256 = Sha256OfFile(zip).value();

@@ -1,5 +1,6 @@
 """What the integration tests share: a project of their own, the store, the built program."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 SOURCE = pathlib.Path(os.environ["ENVKIT_SOURCE_DIR"])
 BUILD = pathlib.Path(os.environ["ENVKIT_BUILD_DIR"])
@@ -84,3 +86,45 @@ def metrics(run, key):
         if key in entry:
             values[entry["step"]] = entry[key]
     return values
+
+
+def new_example(name):
+    """A copy of examples/NAME, with the repository's lock where it has none: the same inputs."""
+    directory = new_directory() / name
+    shutil.copytree(SOURCE / "examples" / name, directory, ignore=shutil.ignore_patterns(".envkit"))
+    if not (directory / "envkit.lock").exists():
+        shutil.copy(SOURCE / "envkit.lock", directory / "envkit.lock")
+    return directory
+
+
+@contextlib.contextmanager
+def dockerd():
+    """A dockerd of its own; gives the environment in which docker speaks to it."""
+    if os.getuid() != 0:
+        skip("starting a dockerd needs root")
+    program = shutil.which("dockerd") or "/usr/sbin/dockerd"
+    if not os.path.exists(program):
+        skip("dockerd is not installed")
+    root = new_directory("envkit-docker-")
+    env = {"DOCKER_HOST": f"unix://{root}/docker.sock"}
+    with open(root / "dockerd.log", "w") as log:
+        daemon = subprocess.Popen(
+            [program, "--data-root", root / "data", "--exec-root", root / "exec", "-H",
+             env["DOCKER_HOST"], "--pidfile", root / "pid", "--iptables=false", "--bridge=none"],
+            stdout=log, stderr=log)
+    try:
+        while subprocess.run(["docker", "info"], env={**os.environ, **env},
+                             capture_output=True).returncode != 0:
+            if daemon.poll() is not None:
+                print((root / "dockerd.log").read_text()[-3000:])
+                skip("dockerd cannot run here")
+            time.sleep(0.1)
+        yield env
+    finally:
+        daemon.terminate()
+        try:
+            daemon.wait(30)
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+        subprocess.run(f"umount -l {root}/data/overlay2 {root}/data 2>/dev/null; rm -rf {root}",
+                       shell=True)

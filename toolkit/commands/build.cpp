@@ -36,6 +36,13 @@ Result<int> RunInBuilder(const Environment& env, const std::string& variant, Con
   return result.exit_code;
 }
 
+// Of the job "train", else of the first one.
+std::vector<std::string> MainCommand(const Project& project) {
+  const auto train = project.jobs.find("train");
+  if (train != project.jobs.end()) return train->second.command;
+  return project.jobs.empty() ? std::vector<std::string>{} : project.jobs.begin()->second.command;
+}
+
 Result<int> Build(const Options& options, Context& context) {
   ENVKIT_TRY(const Environment env, LoadEnvironment(context.directory));
   std::string variant = options.variant, why;
@@ -46,7 +53,8 @@ Result<int> Build(const Options& options, Context& context) {
   }
   if (options.run_in_builder) return RunInBuilder(env, variant, context);
   const std::string profile =
-      ChooseProfile(options.profile.empty() ? env.project.profile : options.profile);
+      ChooseProfile(options.profile.empty() ? env.project.profile : options.profile,
+                    MainCommand(env.project));
   BuildReport report;
   ENVKIT_TRY(const Image image,
              BuildImage(env.project, env.lock, env.recipes, profile, variant, env.store,
@@ -68,7 +76,7 @@ Command BuildCommand() {
           "envkit build --variant cuda\nenvkit build --run-in-builder -- g++ --version",
           [](CLI::App& app) -> Action {
             auto options = std::make_shared<Options>();
-            app.add_option("--profile", options->profile, "train (envkit.toml's by default)");
+            app.add_option("--profile", options->profile, "train, python or dev (envkit.toml's by default)");
             app.add_option("--variant", options->variant, "cpu or cuda; by this machine's GPUs")
                 ->check(CLI::IsMember({"cpu", "cuda"}));
             app.add_flag("--run-in-builder", options->run_in_builder,

@@ -68,7 +68,7 @@ Result<int> RunLock(LockRequest request, Context& context) {
   const auto started = std::chrono::steady_clock::now();
   ENVKIT_TRY(const Project project, LoadProject(context.directory));
   ENVKIT_TRY(const std::filesystem::path share, ShareDirectory());
-  ENVKIT_TRY(const Recipes recipes, LoadRecipes(share / "images"));
+  ENVKIT_TRY(const Recipes recipes, LoadRecipes(share / "images", ProfileOptions(project)));
   request.machine = MachineOf(ProbeHost());
   ENVKIT_TRY(const LockReport report,
              UpdateLock(project, recipes, request, context.terminal, RunInBuildSandbox));

@@ -71,9 +71,14 @@ Result<Layer> MakeRecipeLayer(const LayerPlan& plan, const Store& store, const f
   const fs::path directory = work / plan.key;
   ENVKIT_CHECK(MakeDirectories(directory / "fs/workspace"));
   ENVKIT_CHECK(MakeDirectories(directory / "fs/data"));
-  ENVKIT_TRY(const auto files, RootfsFiles());
-  for (const auto& [name, content] : files) {
-    ENVKIT_CHECK(WriteFileAtomic(directory / "fs" / name, content));
+  for (const auto& [name, content] : plan.files) {
+    const fs::path file = directory / "fs" / name;
+    if (name.ends_with('/')) {  // for every user, as /tmp is
+      ENVKIT_CHECK(MakeDirectories(file.parent_path()));
+      if (chmod(file.c_str(), 01777) != 0) return FileFailure("making", file, errno);
+    } else {
+      ENVKIT_CHECK(WriteFileAtomic(file, content, content.starts_with("#!") ? 0755 : 0644));
+    }
   }
   ENVKIT_TRY(Layer layer, FinishTree(directory / "fs", plan.mtime, Modes::kPlain));
   return PublishLayer(store, plan, directory, std::move(layer));
@@ -146,6 +151,12 @@ Result<Image> BuildOnce(const Project& project, const Lock& lock, const ImagePla
     } else if (layer.kind == "runtime") {
       ENVKIT_TRY(layers.emplace_back(),
                  MakeRuntimeLayer(plan, builder, store, work.path(), run, terminal));
+    } else if (layer.kind == "no-cuda") {
+      ENVKIT_TRY(layers.emplace_back(),
+                 MakeNoCudaLayer(plan, layer, builder, store, work.path(), run, terminal));
+    } else if (layer.kind == "bytecode") {
+      ENVKIT_TRY(layers.emplace_back(),
+                 MakeBytecodeLayer(plan, layer, store, work.path(), run, terminal));
     } else if (auto made = FindLayer(store, layer.key, layer.what)) {
       layers.push_back(std::move(*made));
     } else {
@@ -177,6 +188,8 @@ std::vector<ImagePackage> PackagesOf(const ImagePlan& plan) {
 }
 
 json ImageSettings(const ImagePlan& plan) {
+  json env = json::array();
+  for (const auto& [name, value] : plan.env) env.push_back(fmt::format("{}={}", name, value));
   return {
       {"Entrypoint", {"/opt/envkit/bin/envkit-launch", "--init", "--"}},
       {"Env",

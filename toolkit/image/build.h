@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -21,20 +22,24 @@ namespace envkit {
 // One layer before it exists. KEY is the sha256 of everything that shapes it.
 struct LayerPlan {
   std::string what;  // "debian", "torch", "nvidia-cudnn-cu13", "libraries-3", "runtime", "recipe"
-  std::string kind;  // os | wheel | runtime | recipe
+  std::string kind;  // os | wheel | no-cuda | bytecode | recipe | runtime
   std::string key;
-  std::int64_t mtime = 0;           // of every file in it
-  std::string site;                 // where wheels go, without a leading slash
-  std::vector<LockedWheel> wheels;  // kind wheel; runtime: what it is compiled against
+  std::int64_t mtime = 0;                         // of every file in it
+  std::string site;                               // where wheels go, without a leading slash
+  std::vector<LockedWheel> wheels;                // kind wheel; the others: what they are made from
   std::vector<std::vector<std::string>> members;  // per wheel; empty: all of it
-  std::vector<LockedDeb> debs;                    // kind os; runtime: the builder's
+  std::vector<LockedDeb> debs;                    // kind os; runtime, no-cuda: the builder's
+  std::vector<LockedWheel> left_out = {};         // kind no-cuda: of these there is the metadata
+  std::map<std::string, std::string> files;       // kind recipe: path → content
+  std::vector<std::string> sources;               // kind bytecode, no-cuda: layers' keys
   std::string base = {};  // kind os without debs: the OCI image that it is, as envkit.toml has it
 };
 
 struct ImagePlan {
   std::string name, profile, variant, architecture, lock_digest;
   std::int64_t source_date_epoch = 0;
-  std::vector<LayerPlan> layers;  // lowest first
+  std::vector<LayerPlan> layers;           // lowest first
+  std::map<std::string, std::string> env;  // of the image's configuration
 };
 
 Result<ImagePlan> PlanImage(const Project& project, const Lock& lock, const Recipes& recipes,

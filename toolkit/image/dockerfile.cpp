@@ -153,8 +153,7 @@ Result<std::string> ImageStage(const ImagePlan& plan) {
       "\n# The image.\nFROM ${BASE}\nARG DEBIAN_SOURCES\n" +
       InstallDebs(FindKind(plan, "os")->debs) +
       "COPY --from=wheels /image /\nCOPY --from=runtime /out /\nRUN mkdir -p /workspace /data\n";
-  ENVKIT_TRY(const auto files, RootfsFiles());
-  for (const auto& [name, content] : files) {
+  for (const auto& [name, content] : FindKind(plan, "recipe")->files) {
     // Docker has these to itself while it builds, and makes them for every container.
     if (name == "etc/hosts" || name == "etc/hostname" || name == "etc/resolv.conf") continue;
     std::vector<std::string> lines;

@@ -19,11 +19,15 @@
 #include <utility>
 
 #include "base/files.h"
+#include "image/installed_wheel.h"
 #include "image/manifest.h"
+#include "image/plan.h"
 
 namespace envkit {
 namespace fs = std::filesystem;
 namespace {
+
+constexpr std::uint64_t kLargestScript = 1'000'000;  // more is a program, not a script
 
 std::array<timespec, 2> Times(std::int64_t mtime) {
   return {timespec{mtime, 0}, timespec{mtime, 0}};
@@ -45,12 +49,6 @@ unsigned PlainMode(std::string_view path, unsigned mode) {
   return (mode & 0111) != 0 || IsSharedLibrary(path) ? 0755 : 0644;
 }
 
-bool Matches(const std::vector<std::string>& patterns, const std::string& path) {
-  return std::any_of(patterns.begin(), patterns.end(), [&](const std::string& pattern) {
-    return fnmatch(pattern.c_str(), path.c_str(), 0) == 0;
-  });
-}
-
 Unexpected Collision(const OwnedFile& first, const OwnedFile& second) {
   return Fail(fmt::format("two wheels have different files at {}\n  {}\n  {}", first.path,
                           first.wheel, second.wheel),
@@ -69,7 +67,138 @@ Result<bool> SameContent(const OwnedFile& first, const OwnedFile& second) {
 OwnedFile Owned(const LayerPlan& plan, const WheelContent& content,
                 const WheelContent::File& file) {
   return {file.path, plan.wheels[file.wheel].file, file.entry.size,
-          [&zip = content.zips[file.wheel], entry = file.entry] { return zip.ReadAll(entry); }};
+          [&zip = content.zips[file.wheel], &file]() -> Result<std::string> {
+            if (file.text) return *file.text;
+            return zip.ReadAll(file.entry);
+          }};
+}
+
+Unexpected LyingRecord(const LockedWheel& wheel, std::string_view what) {
+  return Fail(fmt::format("{}: {}", wheel.file, what),
+              "The wheel is not what its builder made: do not use it. Another version or index may "
+              "have a good one.");
+}
+
+std::string WrongHash(const std::string& member) {
+  return fmt::format("its RECORD has another sha256 for {} than the file that is in it", member);
+}
+
+WheelContent::File Made(std::string path, std::size_t wheel, std::string text, unsigned mode) {
+  WheelContent::File file;
+  file.path = std::move(path);
+  file.wheel = wheel;
+  file.entry.size = text.size();
+  file.entry.mode = mode;
+  file.sha256 = Sha256Of(text);
+  file.text = std::move(text);
+  return file;
+}
+
+// Adds to a wheel's FILES what an installer does.
+void Install(const std::string& site, std::size_t wheel, const std::string& dist_info,
+             const std::vector<ConsoleScript>& commands, std::vector<WheelContent::File>& files) {
+  for (const ConsoleScript& command : commands) {
+    const std::string path = "usr/local/bin/" + command.name;
+    // One that the wheel brings as a file too is replaced, as pip does.
+    std::erase_if(files, [&](const auto& file) { return file.path == path; });
+    files.push_back(Made(path, wheel, ScriptText(command), 0755));
+  }
+  const std::string directory = site + "/" + dist_info;
+  files.push_back(Made(directory + "/INSTALLER", wheel, "envkit\n", 0644));
+  std::vector<InstalledFile> recorded;
+  recorded.reserve(files.size() + 1);
+  for (const auto& file : files) recorded.push_back({file.path, file.sha256, file.entry.size});
+  std::sort(recorded.begin(), recorded.end(),
+            [](const auto& a, const auto& b) { return a.path < b.path; });
+  recorded.push_back({directory + "/RECORD", "", 0});
+  files.push_back(Made(directory + "/RECORD", wheel, RecordText(recorded, site), 0644));
+}
+
+// A deflated file is at most 1,032 times as large; real wheels stay below 20.
+Result<void> RejectBomb(const LockedWheel& wheel, const ZipReader& zip, const fs::path& file) {
+  constexpr std::uint64_t kRatio = 200, kHarmless = 100'000'000;
+  std::uint64_t unpacked = 0;
+  for (const ZipReader::Entry& entry : zip.entries()) {
+    if (entry.size > UINT64_MAX - unpacked) unpacked = UINT64_MAX - entry.size;
+    unpacked += entry.size;
+  }
+  std::error_code error;
+  const std::uint64_t packed = fs::file_size(file, error);
+  if (error || unpacked < kHarmless || unpacked / kRatio < packed) return {};
+  return Fail(fmt::format("{} has {} and would unpack to {}", wheel.file, HumanBytes(packed),
+                          HumanBytes(unpacked)),
+              "That is a zip bomb rather than a package: do not use it.");
+}
+
+// The wheel number INDEX of PLAN, as FILES.
+Result<void> AddWheel(const LayerPlan& plan, std::size_t index, const ZipReader& zip,
+                      const std::vector<std::string>& except,
+                      std::vector<WheelContent::File>& files) {
+  const LockedWheel& wheel = plan.wheels[index];
+  const std::vector<std::string>& patterns = plan.members[index];
+  std::string dist_info;
+  Record record;
+  for (const ZipReader::Entry& entry : zip.entries()) {
+    std::string directory = DistInfoOfRecord(entry.name);
+    if (directory.empty()) continue;
+    if (!dist_info.empty()) {
+      return LyingRecord(wheel, fmt::format("it has both {} and {}", dist_info, directory));
+    }
+    dist_info = std::move(directory);
+    ENVKIT_TRY(const std::string text, zip.ReadAll(entry));
+    ENVKIT_TRY(record, ParseRecord(text, wheel.file));
+  }
+  if (dist_info.empty()) return LyingRecord(wheel, "it has no RECORD");
+
+  std::set<std::string> unused(patterns.begin(), patterns.end());
+  std::vector<WheelContent::File> chosen;
+  std::vector<ConsoleScript> commands;
+  bool installed = false;
+  for (const ZipReader::Entry& entry : zip.entries()) {
+    for (const std::string& pattern : patterns) {
+      const char* glob = pattern.c_str() + (pattern.starts_with('!') ? 1 : 0);
+      if (fnmatch(glob, entry.name.c_str(), 0) == 0) unused.erase(pattern);
+    }
+    if (!patterns.empty() && !MatchesAny(patterns, entry.name)) continue;
+    if (MatchesAny(except, entry.name)) continue;
+    if (entry.name == dist_info + "/RECORD") installed = true;
+    if (IsRecordItself(entry.name) || entry.name == dist_info + "/INSTALLER") continue;
+    const auto listed = record.find(entry.name);
+    if (listed == record.end()) {
+      return LyingRecord(wheel, fmt::format("its RECORD does not list {}", entry.name));
+    }
+    ENVKIT_TRY(std::string path, PlaceInImage(plan.site, wheel, entry.name));
+    WheelContent::File file{std::move(path), index, entry, listed->second.sha256, std::nullopt};
+    if (file.path.starts_with("usr/local/bin/")) {
+      file.entry.mode = 0755;
+      if (entry.size <= kLargestScript) {
+        ENVKIT_TRY(std::string text, zip.ReadAll(entry));
+        if (!file.sha256.empty() && Sha256Of(text) != file.sha256) {
+          return LyingRecord(wheel, WrongHash(entry.name));
+        }
+        if (std::string changed = WithInterpreter(text); changed != text) {
+          file.entry.size = changed.size();
+          file.sha256 = Sha256Of(changed);
+          file.text = std::move(changed);
+        }
+      }
+    }
+    if (entry.name == dist_info + "/entry_points.txt") {
+      ENVKIT_TRY(const std::string text, zip.ReadAll(entry));
+      ENVKIT_TRY(commands, ParseEntryPoints(text, wheel.file));
+    }
+    chosen.push_back(std::move(file));
+  }
+  if (!unused.empty()) {
+    const std::string& pattern = *unused.begin();
+    return Usage(fmt::format("{} has no file {}", wheel.file,
+                             pattern.substr(pattern.starts_with('!') ? 1 : 0)),
+                 "The recipe in images/profiles does not fit this version of the wheel.");
+  }
+  if (installed) Install(plan.site, index, dist_info, commands, chosen);
+  files.insert(files.end(), std::make_move_iterator(chosen.begin()),
+               std::make_move_iterator(chosen.end()));
+  return {};
 }
 
 }  // namespace
@@ -231,7 +360,7 @@ Result<Layer> FinishTree(const fs::path& tree, std::int64_t mtime, Modes modes) 
     unsigned mode = status.st_mode & 07777;
     if (S_ISLNK(status.st_mode)) return {};
     if (S_ISDIR(status.st_mode)) {
-      mode = modes == Modes::kKeep ? mode | 0700 : 0755;
+      mode = modes == Modes::kKeep ? mode | 0700 : (mode & S_ISVTX) != 0 ? 01777 : 0755;
     } else if (modes == Modes::kPlain) {
       mode = PlainMode(path.native(), mode);
     }
@@ -284,23 +413,12 @@ Result<WheelContent> OpenWheels(const LayerPlan& plan, const Store& store,
   std::vector<WheelContent::File> all;
   for (std::size_t index = 0; index < plan.wheels.size(); ++index) {
     const LockedWheel& wheel = plan.wheels[index];
-    auto zip = ZipReader::Open(store.DownloadPath(wheel.sha256, wheel.file));
+    const fs::path file = store.DownloadPath(wheel.sha256, wheel.file);
+    auto zip = ZipReader::Open(file);
     if (!zip) return Wrap(std::move(zip).error(), "reading " + wheel.file);
-    const std::vector<std::string>& patterns = plan.members[index];
-    std::set<std::string> unused(patterns.begin(), patterns.end());
-    for (const ZipReader::Entry& entry : zip->entries()) {
-      for (const std::string& pattern : patterns) {
-        if (fnmatch(pattern.c_str(), entry.name.c_str(), 0) == 0) unused.erase(pattern);
-      }
-      if (!patterns.empty() && !Matches(patterns, entry.name)) continue;
-      if (index < except.size() && Matches(except[index], entry.name)) continue;
-      ENVKIT_TRY(std::string path, PlaceInImage(plan.site, wheel, entry.name));
-      all.push_back({std::move(path), index, entry});
-    }
-    if (!unused.empty()) {
-      return Usage(fmt::format("{} has no file {}", wheel.file, *unused.begin()),
-                   "The recipe in images/profiles does not fit this version of the wheel.");
-    }
+    ENVKIT_CHECK(RejectBomb(wheel, *zip, file));
+    ENVKIT_CHECK(AddWheel(plan, index, *zip,
+                          index < except.size() ? except[index] : std::vector<std::string>(), all));
     content.zips.push_back(std::move(*zip));
   }
   std::stable_sort(all.begin(), all.end(),
@@ -344,11 +462,20 @@ Result<Layer> WriteWheels(const LayerPlan& plan, const WheelContent& content, co
       ENVKIT_CHECK(writer.Directory(path, 0755));
       continue;
     }
+    const LockedWheel& wheel = plan.wheels[file->wheel];
     const ZipReader& zip = content.zips[file->wheel];
-    auto done = writer.File(path, PlainMode(path, file->entry.mode), file->entry.size,
-                            [&](const ByteSink& sink) { return zip.Read(file->entry, sink); });
-    if (!done) {
-      return Wrap(std::move(done).error(), "unpacking " + plan.wheels[file->wheel].file);
+    Sha256 hash;
+    auto read = [&](const ByteSink& sink) -> Result<void> {
+      if (file->text) return sink(file->text->data(), file->text->size());
+      return zip.Read(file->entry, [&](const char* data, std::size_t size) -> Result<void> {
+        hash.Update(data, size);
+        return sink(data, size);
+      });
+    };
+    auto done = writer.File(path, PlainMode(path, file->entry.mode), file->entry.size, read);
+    if (!done) return Wrap(std::move(done).error(), "unpacking " + wheel.file);
+    if (!file->text && !file->sha256.empty() && hash.Hex() != file->sha256) {
+      return LyingRecord(wheel, WrongHash(file->entry.name));
     }
   }
   return writer.Finish();

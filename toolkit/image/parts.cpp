@@ -205,11 +205,13 @@ MissingParts FindMissing(const ImagePlan& plan, const BuilderPlan& builder, cons
         layer.kind == "wheel" || (layer.kind == "os" && wanted == Wanted::kImage);
     if (made_here && !FindLayer(store, layer.key, layer.what)) missing.layers.push_back(&layer);
   }
-  const LayerPlan& runtime = *FindKind(plan, "runtime");
-  if (wanted == Wanted::kBuilder || !FindLayer(store, runtime.key, runtime.what)) {
-    missing.builder_root = !fs::exists(RootOf(store, builder.root_key));
-    missing.builder_torch = !fs::exists(RootOf(store, builder.torch.key));
-  }
+  const auto lacks = [&](const LayerPlan* layer) {
+    return layer != nullptr && !FindLayer(store, layer->key, layer->what);
+  };
+  const bool runtime = wanted == Wanted::kBuilder || lacks(FindKind(plan, "runtime"));
+  missing.builder_root =
+      (runtime || lacks(FindKind(plan, "no-cuda"))) && !fs::exists(RootOf(store, builder.root_key));
+  missing.builder_torch = runtime && !fs::exists(RootOf(store, builder.torch.key));
   return missing;
 }
 
@@ -311,9 +313,13 @@ Error GoneError(const Project& project, const std::vector<LockedDeb>& gone) {
   return error;
 }
 
+fs::path BuilderRoot(const BuilderPlan& builder, const Store& store) {
+  return RootOf(store, builder.root_key) / "fs";
+}
+
 std::vector<fs::path> BuilderTrees(const ImagePlan& plan, const BuilderPlan& builder,
                                    const Store& store) {
-  std::vector<fs::path> trees = {RootOf(store, builder.root_key) / "fs"};
+  std::vector<fs::path> trees = {BuilderRoot(builder, store)};
   for (const LayerPlan& layer : plan.layers) {
     if (layer.kind != "wheel") continue;
     if (const auto made = FindLayer(store, layer.key, layer.what)) trees.push_back(made->tree);

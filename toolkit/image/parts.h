@@ -46,6 +46,23 @@ Result<Layer> MakeRuntimeLayer(const ImagePlan& plan, const BuilderPlan& builder
                                const Store& store, const std::filesystem::path& work,
                                const RunInRoot& run, Terminal& terminal);
 
+std::filesystem::path BuilderRoot(const BuilderPlan& builder, const Store& store);
+
+// Layers that a script of images/scripts makes out of layers that are in the store.
+Result<Layer> MakeBytecodeLayer(const ImagePlan& plan, const LayerPlan& layer, const Store& store,
+                                const std::filesystem::path& work, const RunInRoot& run,
+                                Terminal& terminal);
+Result<Layer> MakeNoCudaLayer(const ImagePlan& plan, const LayerPlan& layer,
+                              const BuilderPlan& builder, const Store& store,
+                              const std::filesystem::path& work, const RunInRoot& run,
+                              Terminal& terminal);
+// What they share: the tree of a layer of PLAN; a sandbox with the scripts and OUT at /out; running
+// one, with its first errors where it fails.
+Result<std::filesystem::path> MadeTree(const ImagePlan& plan, const std::string& key,
+                                       const Store& store);
+BuildSandbox ScriptSandbox(const std::filesystem::path& share, const std::filesystem::path& out);
+Result<void> RunScript(const RunInRoot& run, const BuildSandbox& sandbox, const std::string& what);
+
 // The part of a compiler's or CMake's log that says what is wrong: from its first error on.
 std::string FirstErrors(std::string_view log);
 

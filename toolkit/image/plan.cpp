@@ -1,11 +1,13 @@
 #include "image/plan.h"
 
 #include <fmt/format.h>
+#include <fnmatch.h>
 
 #include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <system_error>
 
 #include "base/digest.h"
@@ -74,36 +76,70 @@ std::vector<LockedDeb> DebsOf(const Lock& lock, const std::string& root) {
 struct Selected {
   LockedWheel wheel;
   std::vector<std::string> members;
+  std::string group;  // the lowest profile of the chain that needs it
 };
 
-// By name; several selections of one wheel are one.
-Result<std::vector<Selected>> SelectWheels(const Recipe& recipe, const Lock& lock,
-                                           const std::string& variant) {
-  std::map<std::string, Selected> selected;
+// What an image has of the locked wheels.
+struct Wheels {
+  std::vector<Selected> selected;     // by name
+  std::vector<LockedWheel> left_out;  // by name
+};
+
+// The wheels that something in RECIPE's image needs, all of them whole.
+Result<std::map<std::string, Selected>> Closure(const Recipe& recipe, const Lock& lock) {
+  std::map<std::string, Selected> closure;
+  if (!recipe.closure) return closure;
+  for (const LockedWheel& wheel : lock.wheels) {
+    const auto needs = [&](const std::string& profile) {
+      return std::find(wheel.roots.begin(), wheel.roots.end(), profile) != wheel.roots.end();
+    };
+    const auto group = std::find_if(recipe.chain.begin(), recipe.chain.end(), needs);
+    if (group != recipe.chain.end()) closure[wheel.name] = {wheel, {}, *group};
+  }
+  if (closure.empty()) {
+    return Usage(
+        fmt::format("envkit.lock does not say which wheels the {} image needs", recipe.profile),
+        "It was made by an older envkit. Make it anew: envkit lock");
+  }
+  return closure;
+}
+
+// Several selections of one wheel are one.
+Result<Wheels> SelectWheels(const Recipe& recipe, const Lock& lock, const std::string& variant) {
+  ENVKIT_TRY(auto selected, Closure(recipe, lock));
+  std::set<std::string> named;
   for (const WheelSelection& selection : recipe.wheels) {
     if (selection.variant != "both" && selection.variant != variant) continue;
     const auto wheel =
         std::find_if(lock.wheels.begin(), lock.wheels.end(),
                      [&](const LockedWheel& locked) { return locked.name == selection.name; });
+    if (recipe.closure && !selected.contains(selection.name)) continue;
     if (wheel == lock.wheels.end()) {
       return Usage(fmt::format("the {} image needs the wheel {}, and envkit.lock has none",
                                recipe.profile, selection.name),
                    "envkit lock");
     }
-    const auto [there, added] =
-        selected.emplace(selection.name, Selected{*wheel, selection.members});
-    if (added) continue;
+    const bool first = named.insert(selection.name).second;
+    const auto there = selected.try_emplace(selection.name, Selected{*wheel, {}, ""}).first;
     std::vector<std::string>& members = there->second.members;
-    if (members.empty() || selection.members.empty()) {
+    if (first) {
+      members = selection.members;
+    } else if (members.empty() || selection.members.empty()) {
       members.clear();  // all of it
     } else {
       members.insert(members.end(), selection.members.begin(), selection.members.end());
     }
   }
-  std::vector<Selected> wheels;
+  Wheels wheels;
+  const auto left_out = recipe.left_out.find(variant);
   for (auto& [name, one] : selected) {
+    if (left_out != recipe.left_out.end() && !named.contains(name) &&
+        MatchesAny(left_out->second, name)) {
+      wheels.left_out.push_back(std::move(one.wheel));
+      continue;
+    }
     std::sort(one.members.begin(), one.members.end());
-    wheels.push_back(std::move(one));
+    wheels.selected.push_back(std::move(one));
   }
   return wheels;
 }
@@ -122,7 +158,9 @@ LayerPlan WheelLayer(std::string what, const std::string& site) {
   return layer;
 }
 
-std::vector<LayerPlan> WheelLayers(std::vector<Selected> wheels, const std::string& site) {
+// LIBRARIES names the layers of small wheels.
+std::vector<LayerPlan> WheelLayers(std::vector<Selected> wheels, const std::string& site,
+                                   const std::string& libraries) {
   std::vector<LayerPlan> layers;
   std::vector<Selected> small;
   for (Selected& wheel : wheels) {
@@ -135,8 +173,8 @@ std::vector<LayerPlan> WheelLayers(std::vector<Selected> wheels, const std::stri
   }
   if (small.size() <= kBuckets) {
     if (small.empty()) return layers;
-    LayerPlan& libraries = layers.emplace_back(WheelLayer("libraries", site));
-    for (Selected& wheel : small) AddWheel(libraries, std::move(wheel));
+    LayerPlan& layer = layers.emplace_back(WheelLayer(libraries, site));
+    for (Selected& wheel : small) AddWheel(layer, std::move(wheel));
     return layers;
   }
   // By name, so that a new version of one wheel touches one layer.
@@ -145,7 +183,7 @@ std::vector<LayerPlan> WheelLayers(std::vector<Selected> wheels, const std::stri
     const unsigned long bucket =
         std::stoul(Sha256Of(wheel.wheel.name).substr(0, 8), nullptr, 16) % kBuckets + 1;
     const auto there =
-        buckets.try_emplace(bucket, WheelLayer(fmt::format("libraries-{}", bucket), site));
+        buckets.try_emplace(bucket, WheelLayer(fmt::format("{}-{}", libraries, bucket), site));
     AddWheel(there.first->second, std::move(wheel));
   }
   for (auto& [number, bucket] : buckets) layers.push_back(std::move(bucket));
@@ -202,15 +240,149 @@ Result<std::string> RuntimeSourcesDigest() {
   return DigestOf(files);
 }
 
-}  // namespace
-
-Result<std::map<std::string, std::string>> RootfsFiles() {
+// The files of the recipe layer: those of images/rootfs, then what RECIPE adds.
+Result<std::map<std::string, std::string>> RecipeFiles(const Recipe& recipe) {
   ENVKIT_TRY(const fs::path share, ShareDirectory());
   std::map<std::string, std::string> files;
-  ENVKIT_CHECK(AddFiles(share / "images/rootfs", "", files));
-  std::map<std::string, std::string> named;
-  for (auto& [name, content] : files) named.emplace(name.substr(1), std::move(content));
-  return named;
+  auto add = [&](const std::string& directory, const std::string& place) -> Result<void> {
+    std::map<std::string, std::string> found;
+    ENVKIT_CHECK(AddFiles(share / directory, place, found));
+    for (auto& [name, content] : found) {
+      files[name.starts_with('/') ? name.substr(1) : name] = std::move(content);
+    }
+    return {};
+  };
+  ENVKIT_CHECK(add("images/rootfs", ""));
+  for (const auto& [directory, place] : recipe.files) ENVKIT_CHECK(add(directory, place));
+  if (const auto home = recipe.env.find("HOME"); home != recipe.env.end()) {
+    files[home->second.substr(1) + "/"] = "";  // a directory
+  }
+  return files;
+}
+
+// Python itself, whose version of the bytecode they have.
+std::vector<LockedDeb> InterpreterDebs(const std::vector<LockedDeb>& debs) {
+  std::vector<LockedDeb> interpreter;
+  for (const LockedDeb& deb : debs) {
+    if (deb.name.starts_with("python3.") || deb.name.starts_with("libpython3.")) {
+      interpreter.push_back(deb);
+    }
+  }
+  return interpreter;
+}
+
+// The bytecode of LAYERS' modules.
+Result<LayerPlan> BytecodeLayer(const std::string& what,
+                                const std::vector<const LayerPlan*>& layers,
+                                const std::vector<LockedDeb>& os, const std::string& site) {
+  LayerPlan bytecode;
+  bytecode.what = what;
+  bytecode.kind = "bytecode";
+  bytecode.mtime = kWheelTime;
+  bytecode.site = site;
+  bytecode.debs = InterpreterDebs(os);
+  for (const LayerPlan* layer : layers) {
+    bytecode.sources.push_back(layer->key);
+    bytecode.wheels.insert(bytecode.wheels.end(), layer->wheels.begin(), layer->wheels.end());
+    bytecode.members.insert(bytecode.members.end(), layer->members.begin(), layer->members.end());
+  }
+  ENVKIT_TRY(const std::string script, ReadScript(kBytecodeScript));
+  bytecode.key = KeyOf(bytecode, Sha256Of(script));
+  return bytecode;
+}
+
+// Stand-ins for what the CPU variant leaves out.
+Result<LayerPlan> NoCudaLayer(const std::vector<LayerPlan>& below,
+                              std::vector<LockedWheel> left_out, const Lock& lock,
+                              const std::string& site) {
+  LayerPlan layer;
+  layer.what = layer.kind = "no-cuda";
+  layer.mtime = kWheelTime;
+  layer.site = site;
+  layer.debs = DebsOf(lock, "builder");
+  layer.left_out = std::move(left_out);
+  json more = json::array();
+  for (const LockedWheel& wheel : layer.left_out) more.push_back({wheel.name, wheel.version});
+  for (const LayerPlan& wheels : below) {
+    if (wheels.kind != "wheel") continue;
+    layer.sources.push_back(wheels.key);
+    for (std::size_t index = 0; index < wheels.wheels.size(); ++index) {
+      const std::string& name = wheels.wheels[index].name;
+      if (name != "torch" && !name.starts_with("nvidia-")) continue;
+      layer.wheels.push_back(wheels.wheels[index]);
+      layer.members.push_back(wheels.members[index]);
+    }
+  }
+  ENVKIT_TRY(const std::string script, ReadScript(kNoCudaScript));
+  layer.key = KeyOf(layer, {more, Sha256Of(script)});
+  return layer;
+}
+
+// Those that a lower profile of the chain has too are in layers of their own, the same for both.
+Result<void> AddWheelLayers(ImagePlan& plan, const Recipe& recipe, Wheels wheels, const Lock& lock,
+                            const std::string& site) {
+  std::vector<std::string> groups = recipe.chain;
+  if (!recipe.closure) groups = {""};
+  std::vector<std::pair<std::string, std::size_t>> ends;  // group → its last layer's successor
+  for (const std::string& group : groups) {
+    std::vector<Selected> members;
+    for (Selected& wheel : wheels.selected) {
+      if (!recipe.closure || wheel.group == group) members.push_back(std::move(wheel));
+    }
+    for (LayerPlan& layer :
+         WheelLayers(std::move(members), site,
+                     recipe.closure ? fmt::format("{}-libraries", group) : "libraries")) {
+      layer.key = KeyOf(layer);
+      plan.layers.push_back(std::move(layer));
+    }
+    ends.emplace_back(group, plan.layers.size());
+  }
+  if (!wheels.left_out.empty()) {
+    ENVKIT_TRY(LayerPlan layer, NoCudaLayer(plan.layers, std::move(wheels.left_out), lock, site));
+    plan.layers.push_back(std::move(layer));
+  }
+  if (!recipe.closure) return {};
+  // torch's is apart, since it is half of all, and a new version of anything else leaves it alone.
+  std::vector<LayerPlan> bytecode;
+  std::size_t begin = 0;
+  for (const auto& [group, end] : ends) {
+    std::vector<const LayerPlan*> others;
+    for (std::size_t index = begin; index < end; ++index) {
+      const LayerPlan& layer = plan.layers[index];
+      if (layer.kind != "wheel") continue;
+      if (layer.what == "torch") {
+        ENVKIT_TRY(bytecode.emplace_back(),
+                   BytecodeLayer("torch-bytecode", {&layer}, plan.layers[0].debs, site));
+      } else {
+        others.push_back(&layer);
+      }
+    }
+    begin = end;
+    if (others.empty()) continue;
+    ENVKIT_TRY(bytecode.emplace_back(),
+               BytecodeLayer(fmt::format("{}-bytecode", group), others, plan.layers[0].debs, site));
+  }
+  for (LayerPlan& layer : bytecode) plan.layers.push_back(std::move(layer));
+  return {};
+}
+
+}  // namespace
+
+bool MatchesAny(const std::vector<std::string>& patterns, const std::string& name) {
+  bool any = false, chosen = false;
+  for (const std::string& pattern : patterns) {
+    const bool out = pattern.starts_with('!');
+    const bool matches = fnmatch(pattern.c_str() + (out ? 1 : 0), name.c_str(), 0) == 0;
+    if (out && matches) return false;
+    any = any || !out;
+    chosen = chosen || matches;
+  }
+  return chosen || (!any && !patterns.empty());
+}
+
+Result<std::string> ReadScript(std::string_view name) {
+  ENVKIT_TRY(const fs::path share, ShareDirectory());
+  return ReadFile(share / "images/scripts" / name);
 }
 
 Result<ImagePlan> PlanImage(const Project& project, const Lock& lock, const Recipes& recipes,
@@ -257,16 +429,14 @@ Result<ImagePlan> PlanImage(const Project& project, const Lock& lock, const Reci
   }
   plan.layers.push_back(std::move(os));
 
-  ENVKIT_TRY(std::vector<Selected> wheels, SelectWheels(*recipe, lock, variant));
-  for (LayerPlan& layer : WheelLayers(std::move(wheels), site)) {
-    plan.layers.push_back(std::move(layer));
-  }
+  ENVKIT_TRY(Wheels wheels, SelectWheels(*recipe, lock, variant));
+  ENVKIT_CHECK(AddWheelLayers(plan, *recipe, std::move(wheels), lock, site));
 
   LayerPlan rootfs;
   rootfs.what = rootfs.kind = "recipe";
   rootfs.mtime = lock.source_date_epoch;
-  ENVKIT_TRY(const auto rootfs_files, RootfsFiles());
-  rootfs.key = KeyOf(rootfs, DigestOf(rootfs_files));
+  ENVKIT_TRY(rootfs.files, RecipeFiles(*recipe));
+  rootfs.key = KeyOf(rootfs, DigestOf(rootfs.files));
   plan.layers.push_back(std::move(rootfs));
 
   LayerPlan runtime;
@@ -274,11 +444,18 @@ Result<ImagePlan> PlanImage(const Project& project, const Lock& lock, const Reci
   runtime.mtime = lock.source_date_epoch;
   runtime.site = site;
   runtime.debs = DebsOf(lock, "builder");
-  ENVKIT_TRY(std::vector<Selected> headers, SelectWheels(builder->second, lock, variant));
-  for (Selected& wheel : headers) AddWheel(runtime, std::move(wheel));
+  ENVKIT_TRY(Wheels headers, SelectWheels(builder->second, lock, variant));
+  for (Selected& wheel : headers.selected) AddWheel(runtime, std::move(wheel));
   ENVKIT_TRY(const std::string sources, RuntimeSourcesDigest());
   runtime.key = KeyOf(runtime, {sources, variant});
   plan.layers.push_back(std::move(runtime));
+
+  plan.env = recipe->env;
+  plan.env.insert(
+      {{"PATH", "/opt/envkit/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+       {"LANG", "C.UTF-8"}});
+  // What the NVIDIA container toolkit mounts of the driver.
+  if (variant == "cuda") plan.env.insert({"NVIDIA_DRIVER_CAPABILITIES", "compute,utility"});
 
   for (LayerPlan& layer : plan.layers) {
     if (layer.key.empty()) layer.key = KeyOf(layer);
@@ -296,6 +473,7 @@ std::string PlanKey(const ImagePlan& plan) {
                     {"architecture", plan.architecture},
                     {"lock", plan.lock_digest},
                     {"epoch", plan.source_date_epoch},
+                    {"env", plan.env},
                     {"layers", layers}};
   return Sha256Of(key.dump());
 }

@@ -12,6 +12,10 @@
 
 namespace envkit {
 
+// Of images/scripts, run while an image is built.
+inline constexpr char kBytecodeScript[] = "compile-bytecode.py";
+inline constexpr char kNoCudaScript[] = "no-cuda.sh";
+
 // Everything that shapes the image.
 std::string PlanKey(const ImagePlan& plan);
 
@@ -33,8 +37,11 @@ BuilderPlan PlanBuilder(const ImagePlan& plan);
 // The image config's part "config": entry point, environment, labels.
 nlohmann::json ImageSettings(const ImagePlan& plan);
 
-// The directories and files of images/rootfs, which the recipe layer adds to the image: relative
-// path → content.
-Result<std::map<std::string, std::string>> RootfsFiles();
+// NAME matches one of PATTERNS (fnmatch, in which * crosses "/") and none that begins with "!".
+// Patterns of the second kind alone stand for all else; none at all match nothing.
+bool MatchesAny(const std::vector<std::string>& patterns, const std::string& name);
+
+// What the other parts of envkit's own files are: a script of images/scripts.
+Result<std::string> ReadScript(std::string_view name);
 
 }  // namespace envkit

@@ -13,6 +13,7 @@
 #include "base/files.h"
 #include "base/toml.h"
 #include "image/base_image.h"
+#include "image/closures.h"
 #include "image/debian.h"
 #include "image/index.h"
 #include "image/sdist.h"
@@ -67,12 +68,15 @@ PythonRequest RequestOf(const Project& project, const Recipes& recipes, const Lo
   for (const std::string& package : project.environment.packages) {
     requirements.insert(ForUv(package, project));
   }
+  PythonSource own{
+      project.file.filename().string(), {TorchRequirement(project.environment.torch)}, false};
+  own.requirements.insert(own.requirements.end(), requirements.begin(), requirements.end());
+  request.sources.push_back(std::move(own));
+  requirements.clear();
   for (const auto& [profile, recipe] : recipes) {
     requirements.insert(recipe.requirements.begin(), recipe.requirements.end());
   }
-  PythonSource own{project.file.filename().string(), {TorchRequirement(project.environment.torch)}};
-  own.requirements.insert(own.requirements.end(), requirements.begin(), requirements.end());
-  request.sources.push_back(std::move(own));
+  request.sources.push_back({"profiles", {requirements.begin(), requirements.end()}, true});
   for (const RequirementFile& file : project.requirement_files) {
     if (file.read_by_uv) {
       request.files.push_back((project.root / file.path).lexically_normal());
@@ -84,7 +88,7 @@ PythonRequest RequestOf(const Project& project, const Recipes& recipes, const Lo
         std::count_if(request.sources.begin(), request.sources.end(),
                       [&](const PythonSource& source) { return source.name.ends_with(name); });
     if (taken > 0) name = fmt::format("{}-{}", taken + 1, name);
-    request.sources.push_back({name, file.lines});
+    request.sources.push_back({name, file.lines, false});
   }
   if (previous != nullptr) request.preferred = previous->wheels;
   return request;
@@ -203,6 +207,7 @@ Result<void> ResolveWheels(const Project& project, const Recipes& recipes, const
   ENVKIT_CHECK(TakeOwnWheels(project, store, terminal, resolution.wheels));
   lock.wheels = std::move(resolution.wheels);
   lock.source_date_epoch = resolution.torch_uploaded;
+  ENVKIT_CHECK(MarkClosures(recipes, request, indexes, store, terminal, lock.wheels));
   const LockedWheel* torch = Find(lock.wheels, "torch");
   if (torch == nullptr) return Fail("uv resolved no torch");
   lock.torch = torch->version.substr(0, torch->version.find('+'));

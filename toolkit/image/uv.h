@@ -37,6 +37,7 @@ struct PythonResolution {
 struct PythonSource {
   std::string name;  // as uv's messages shall call it: "envkit.toml"
   std::vector<std::string> requirements;
+  bool of_profiles = false;  // what the image profiles ask for, all of them together
 };
 
 struct PythonRequest {
@@ -45,6 +46,7 @@ struct PythonRequest {
   std::filesystem::path root;                // where relative paths in FILES begin
   std::string python;                        // "3.13"
   std::vector<LockedWheel> preferred;        // versions to keep where they still fit
+  bool offline = false;                      // from what uv has seen before
 };
 
 Result<PythonResolution> ResolvePython(const PythonRequest& request, const PythonIndexes& indexes,

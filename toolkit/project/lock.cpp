@@ -62,6 +62,7 @@ void Sort(Lock& lock) {
   std::sort(lock.sources.begin(), lock.sources.end(), [](const auto& a, const auto& b) {
     return std::tie(a.name, a.file) < std::tie(b.name, b.file);
   });
+  for (LockedWheel& wheel : lock.wheels) wheel.roots = Sorted(std::move(wheel.roots));
   for (LockedDeb& deb : lock.debs) deb.roots = Sorted(std::move(deb.roots));
   std::sort(lock.debs.begin(), lock.debs.end(), [](const auto& a, const auto& b) {
     return std::tie(a.name, a.version, a.architecture, a.file) <
@@ -73,10 +74,17 @@ void Sort(Lock& lock) {
   });
 }
 
+std::string Roots(const std::vector<std::string>& names) {
+  std::string roots;
+  for (const std::string& root : names) roots += (roots.empty() ? "" : ", ") + Quote(root);
+  return fmt::format("roots = [{}], ", roots);
+}
+
 std::string WheelLine(const LockedWheel& wheel) {
   const std::string from = wheel.from.empty() ? "" : ", from = " + Quote(wheel.from);
-  return fmt::format("{{ name = {}, version = {}, size = {}, sha256 = {}, file = {}{} }}",
-                     Quote(wheel.name), Quote(wheel.version), wheel.size, Quote(wheel.sha256),
+  return fmt::format("{{ name = {}, version = {}, {}size = {}, sha256 = {}, file = {}{} }}",
+                     Quote(wheel.name), Quote(wheel.version),
+                     wheel.roots.empty() ? "" : Roots(wheel.roots), wheel.size, Quote(wheel.sha256),
                      Quote(wheel.file), from);
 }
 
@@ -96,12 +104,10 @@ std::string InputLine(const InputFile& file) {
 }
 
 std::string DebLine(const LockedDeb& deb) {
-  std::string roots;
-  for (const std::string& root : deb.roots) roots += (roots.empty() ? "" : ", ") + Quote(root);
   return fmt::format(
-      "{{ name = {}, version = {}, architecture = {}, roots = [{}], size = {}, sha256 = {}, "
+      "{{ name = {}, version = {}, architecture = {}, {}size = {}, sha256 = {}, "
       "suite = {}, file = {} }}",
-      Quote(deb.name), Quote(deb.version), Quote(deb.architecture), roots, deb.size,
+      Quote(deb.name), Quote(deb.version), Quote(deb.architecture), Roots(deb.roots), deb.size,
       Quote(deb.sha256), Quote(deb.suite), Quote(deb.file));
 }
 
@@ -237,6 +243,9 @@ class Reader {
     wheel.sha256 = Text(table, "sha256", IsSha256, "64 hexadecimal digits");
     wheel.file = Text(table, "file", IsWheelFile, "a wheel's file name");
     if (table.Has("from")) wheel.from = Text(table, "from", IsOrigin, "a path or a URL");
+    if (table.Has("roots")) {
+      wheel.roots = Sorted(List(table, "roots", IsWord, "a profile's name"));
+    }
     Once(of_builds ? build_files_ : wheel_files_, wheel.file, table.at());
     table.RejectUnknownKeys();
     (of_builds ? lock_.build_wheels : lock_.wheels).push_back(std::move(wheel));

@@ -23,6 +23,7 @@ struct LockedWheel {
   // Where no index has it: a path (relative to the project), a URL, or "sdist:FILE". Files are
   // known by their hash, and this is where to look.
   std::string from = {};
+  std::vector<std::string> roots = {};  // profiles that hold it because something in them needs it
 };
 
 // What a wheel is built from that no index has as a wheel; its `from` is "sdist:" and FILE.

@@ -144,6 +144,9 @@ class Reader {
     SortInputs();
     ReadSystem(table);
     TakeChoice(table, "system_policy", environment.system_policy, {"pinned", "refresh"});
+    const auto compiler = table.Bool("cuda_compiler");
+    Origin("environment.cuda_compiler", compiler ? &compiler->at : nullptr);
+    if (compiler) environment.cuda_compiler = compiler->value;
     table.RejectUnknownKeys();
   }
 

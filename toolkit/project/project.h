@@ -29,6 +29,7 @@ struct EnvironmentSettings {
   std::string base = "debian:trixie";
   std::string system_policy = "pinned";        // pinned | refresh
   std::vector<std::string> requirements = {};  // files, as envkit.toml names them
+  bool cuda_compiler = false;                  // nvcc and CUDA's headers in the dev image
 };
 
 struct RunSettings {

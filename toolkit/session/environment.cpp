@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/files.h"
 #include "engine/engine.h"
 
@@ -31,7 +33,7 @@ Result<Environment> LoadEnvironment(const std::filesystem::path& directory) {
   Environment environment;
   ENVKIT_TRY(environment.project, LoadProject(directory));
   ENVKIT_TRY(const std::filesystem::path share, ShareDirectory());
-  ENVKIT_TRY(environment.recipes, LoadRecipes(share / "images"));
+  ENVKIT_TRY(environment.recipes, LoadRecipes(share / "images", ProfileOptions(environment.project)));
   ENVKIT_TRY(environment.lock, LoadLock(environment.project, environment.recipes));
   ENVKIT_TRY(environment.store, Store::Open());
   return environment;
@@ -51,7 +53,21 @@ Result<std::string> ChooseVariant(const Project& project, const HostFacts& facts
   return verdict.state == GpuState::kUsable ? "cuda" : "cpu";
 }
 
-std::string ChooseProfile(const std::string& wanted) { return wanted == "auto" ? "train" : wanted; }
+std::string ChooseProfile(const std::string& wanted, const std::vector<std::string>& command) {
+  if (wanted != "auto") return wanted;
+  if (command.empty()) return "train";
+  const std::string program = std::filesystem::path(command.front()).filename().string();
+  const auto one_of = [&](std::initializer_list<std::string_view> names) {
+    return std::find(names.begin(), names.end(), program) != names.end();
+  };
+  if (program.starts_with("jupyter") ||
+      one_of({"shell", "tensorboard", "cmake", "gdb", "git", "ninja", "nvcc", "sshd"}))
+    return "dev";
+  if (program.ends_with(".py") || program.starts_with("python") || program.starts_with("pip") ||
+      one_of({"accelerate", "torchrun", "g++", "gcc"}))
+    return "python";
+  return "train";
+}
 
 Result<BuildSandboxResult> RunInBuildSandbox(const BuildSandbox& sandbox) {
   SandboxSpec spec;

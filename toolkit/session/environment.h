@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "base/terminal.h"
@@ -27,8 +28,8 @@ Result<Environment> LoadEnvironment(const std::filesystem::path& directory);
 // used is kMissing: nobody wants to train on the CPU by accident. WHY says what decided it.
 Result<std::string> ChooseVariant(const Project& project, const HostFacts& facts, std::string& why);
 
-// "auto" is what the job needs.
-std::string ChooseProfile(const std::string& wanted);
+// "auto" is what COMMAND needs: a Python script or program "python", a session "dev", else "train".
+std::string ChooseProfile(const std::string& wanted, const std::vector<std::string>& command);
 
 // The build's commands, run in the engine's sandbox.
 Result<BuildSandboxResult> RunInBuildSandbox(const BuildSandbox& sandbox);

@@ -58,9 +58,16 @@ Result<std::vector<std::string>> ChooseGpus(const std::string& wanted, const Hos
   return devices;
 }
 
+// A launcher of its own: ours starts it once.
+bool StartsRanks(const std::vector<std::string>& command) {
+  if (command.empty()) return false;
+  const std::string program = fs::path(command.front()).filename().string();
+  return program == "torchrun" || (program == "accelerate" && command.size() > 1 && command[1] == "launch");
+}
+
 Result<Ranks> CountRanks(const std::string& wanted, const std::string& origin,
                          const RunSetting& setting, const std::vector<std::string>& gpus,
-                         const HostFacts& facts) {
+                         const HostFacts& facts, const std::vector<std::string>& command) {
   if (wanted != "auto") {
     Ranks ranks;
     const auto [end, error] =
@@ -71,6 +78,9 @@ Result<Ranks> CountRanks(const std::string& wanted, const std::string& origin,
     }
     ranks.why = origin;
     return ranks;
+  }
+  if (StartsRanks(command)) {
+    return Ranks{1, fmt::format("auto: {} starts the ranks itself", command.front())};
   }
   if (setting.variant == "cuda") {
     const std::size_t count = gpus.empty() ? facts.device_nodes.size() : gpus.size();
@@ -129,7 +139,10 @@ void SetEnvironment(const Project& project, const Job* job, const RunSetting& se
       {"PATH", "/opt/envkit/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
       {"LANG", "C.UTF-8"},
       {"HOME", kHome}};
-  if (!setting.user.empty()) plan.env["USER"] = plan.env["LOGNAME"] = setting.user;
+  // Without a name getpass.getuser fails, which torch.compile calls.
+  plan.env["USER"] = plan.env["LOGNAME"] = setting.user.empty() ? "envkit" : setting.user;
+  // Accelerate takes several ranks without GPUs for single ones otherwise.
+  if (!plan.gpus) plan.env["ACCELERATE_USE_CPU"] = "true";
   if (plan.terminal) {
     const char* term = std::getenv("TERM");
     plan.env["TERM"] = term == nullptr ? "xterm" : term;
@@ -191,7 +204,7 @@ Result<RunPlan> PlanRun(const Project& project, const RunRequest& request,
                                    ? Origin(project, "jobs." + job->name + ".processes")
                                    : "--processes";
     ENVKIT_TRY(ranks, CountRanks(request.processes.empty() ? job->processes : request.processes,
-                                 origin, setting, plan.gpu_devices, facts));
+                                 origin, setting, plan.gpu_devices, facts, job->command));
     plan.reasons.push_back({fmt::format("--processes {}", ranks.count), ranks.why});
     plan.argv = {kLauncher, "--quiet", "--processes", std::to_string(ranks.count), "--"};
     plan.argv.insert(plan.argv.end(), job->command.begin(), job->command.end());

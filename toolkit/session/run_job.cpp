@@ -83,7 +83,8 @@ void ReportEnd(const RunPlan& plan, const fs::path& record, int code, const Wall
     terminal.Step("failed",
                   fmt::format("exit code {} · {} ({})", code, HumanSeconds(total), times));
   }
-  const auto& metrics = outcome.final_metrics;
+  const nlohmann::json none = nlohmann::json::object();  // of a job that writes no metrics
+  const auto& metrics = outcome.final_metrics.is_object() ? outcome.final_metrics : none;
   if (code == 0) {
     std::string line;
     if (metrics.contains("test_accuracy")) {
@@ -126,11 +127,13 @@ Result<Prepared> Prepare(const fs::path& directory, const RunRequest& request,
   RunSetting& setting = prepared.setting;
   setting = SettingOf(terminal);
   std::string profile = request.profile.empty() ? env.project.profile : request.profile;
+  std::vector<std::string> command = request.arguments;
   if (!request.job.empty()) {
     ENVKIT_TRY(const Job* job, FindJob(env.project, request.job));
     if (request.profile.empty() && job->profile) profile = *job->profile;
+    command = job->command;
   }
-  profile = ChooseProfile(profile);
+  profile = ChooseProfile(profile, command);
   setting.variant_why = "--variant";
   setting.variant = request.variant;
   if (request.gpus == "none" && setting.variant.empty()) {
