@@ -155,7 +155,8 @@ PortHolder Describe(unsigned uid, const std::string& inode, const fs::path& proc
 Result<HeldPort> HoldPort(int wanted) {
   HeldPort held;
   if (wanted != 0 && !Claim(wanted, held.claim)) {
-    return Unexpected(PortTaken(wanted, FindClaimHolder(wanted)));
+    auto holder = FindPortHolder(wanted);  // its rank 0, once that listens
+    return Unexpected(PortTaken(wanted, holder ? holder : FindClaimHolder(wanted)));
   }
   int error = Bind(AF_INET6, wanted, held.socket);
   if (error == EAFNOSUPPORT || error == EADDRNOTAVAIL || error == EPROTONOSUPPORT) {
