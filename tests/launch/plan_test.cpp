@@ -35,9 +35,13 @@ HostFacts Gpus(int count) {
   return facts;
 }
 
+void Set(LaunchOptions& options, const std::string& name, std::string value) {
+  options.flags[name] = {std::move(value), "--" + name};
+}
+
 LaunchOptions Program(std::vector<std::string> program) {
   LaunchOptions options;
-  options.log_dir = "/logs";
+  Set(options, "log_dir", "/logs");
   options.program = std::move(program);
   return options;
 }
@@ -59,7 +63,8 @@ std::size_t Count(const HostFacts& facts, const Environment& env = {}) {
 }
 
 std::string Note(const HostFacts& facts, const Environment& env = {}) {
-  return Plan(Program({"sh"}), facts, env).value().note;
+  const auto notes = Plan(Program({"sh"}), facts, env).value().notes;
+  return notes.empty() ? "" : notes.front();
 }
 
 // Relative names are looked for from here.
@@ -78,40 +83,177 @@ class Directory {
 
 TEST_CASE("what the ranks find in their environment") {
   LaunchOptions options = Program({"sh", "-c", "true"});
-  options.processes = 2;
-  options.master_addr = "node-a";
+  Set(options, "nproc_per_node", "2");
+  Set(options, "master_addr", "node-a");
   const LaunchPlan plan = Plan(options).value();
   CHECK(plan.program == "/usr/bin/sh");
   CHECK(plan.argv == std::vector<std::string>{"sh", "-c", "true"});
-  CHECK(plan.env == Variables{{"WORLD_SIZE", "2"},
-                              {"LOCAL_WORLD_SIZE", "2"},
-                              {"GROUP_RANK", "0"},
-                              {"GROUP_WORLD_SIZE", "1"},
-                              {"ROLE_NAME", "default"},
-                              {"ROLE_WORLD_SIZE", "2"},
-                              {"MASTER_ADDR", "node-a"},
-                              {"TORCHELASTIC_RESTART_COUNT", "0"},
-                              {"TORCHELASTIC_MAX_RESTARTS", "0"},
-                              {"TORCHELASTIC_RUN_ID", "envkit-" + std::to_string(getpid())},
-                              {"TORCHELASTIC_USE_AGENT_STORE", "False"},
-                              {"TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"},
-                              {"OMP_NUM_THREADS", "4"}});
   REQUIRE(plan.ranks.size() == 2);
-  CHECK(plan.ranks[1].rank == 1);
-  CHECK(plan.ranks[1].log_dir == "/logs/attempt_0/1");
-  CHECK(plan.ranks[1].env ==
+  Placement place;
+  place.world_size = 2;
+  place.master_addr = plan.master_addr;
+  place.master_port = 29777;
+  CHECK(RankVariables(plan, place, 1) ==
         Variables{{"RANK", "1"},
                   {"LOCAL_RANK", "1"},
+                  {"WORLD_SIZE", "2"},
+                  {"LOCAL_WORLD_SIZE", "2"},
+                  {"GROUP_RANK", "0"},
+                  {"GROUP_WORLD_SIZE", "1"},
+                  {"ROLE_NAME", "default"},
                   {"ROLE_RANK", "1"},
-                  {"TORCHELASTIC_ERROR_FILE", "/logs/attempt_0/1/error.json"}});
-  CHECK(plan.note.empty());  // the number was the user's own choice
+                  {"ROLE_WORLD_SIZE", "2"},
+                  {"MASTER_ADDR", "node-a"},
+                  {"MASTER_PORT", "29777"},
+                  {"TORCHELASTIC_RESTART_COUNT", "0"},
+                  {"TORCHELASTIC_MAX_RESTARTS", "0"},
+                  {"TORCHELASTIC_RUN_ID", "envkit-" + std::to_string(getpid())},
+                  {"TORCHELASTIC_USE_AGENT_STORE", "False"},
+                  {"TORCHELASTIC_ERROR_FILE", "/logs/attempt_0/1/error.json"},
+                  {"TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"},
+                  {"OMP_NUM_THREADS", "4"}});
+  CHECK(plan.notes.empty());  // the number was the user's own choice
+}
+
+TEST_CASE("a rank of the second node, in the second attempt") {
+  LaunchOptions options = Program({"sh"});
+  Set(options, "nproc_per_node", "2");
+  Set(options, "nnodes", "2");
+  Set(options, "node_rank", "1");
+  Set(options, "rdzv_endpoint", "node-a:4000");
+  Set(options, "rdzv_id", "job7");
+  Set(options, "max_restarts", "3");
+  const LaunchPlan plan = Plan(options).value();
+  CHECK(plan.nodes.nodes == 2);
+  CHECK(plan.nodes.rank == 1);
+  CHECK(plan.nodes.host == "node-a");
+  CHECK(plan.nodes.port == 4000);
+  CHECK(plan.master_port == 0);  // node 0 says it
+  const Placement place{1, 1, 4, 6, "node-a", 5000};
+  const Variables all = RankVariables(plan, place, 1);
+  const std::map<std::string, std::string> variables(all.begin(), all.end());
+  CHECK(variables.at("RANK") == "5");
+  CHECK(variables.at("LOCAL_RANK") == "1");
+  CHECK(variables.at("WORLD_SIZE") == "6");
+  CHECK(variables.at("GROUP_RANK") == "1");
+  CHECK(variables.at("GROUP_WORLD_SIZE") == "2");
+  CHECK(variables.at("MASTER_PORT") == "5000");
+  CHECK(variables.at("TORCHELASTIC_RESTART_COUNT") == "1");
+  CHECK(variables.at("TORCHELASTIC_MAX_RESTARTS") == "3");
+  CHECK(variables.at("TORCHELASTIC_RUN_ID") == "job7");
+  CHECK(RankLogs(plan, place, 1) == "/logs/attempt_1/5");
+}
+
+TEST_CASE("nodes that cannot be: what is missing, and what is too much") {
+  const auto text = [](const std::map<std::string, std::string>& flags) {
+    LaunchOptions options = Program({"sh"});
+    for (const auto& [name, value] : flags) Set(options, name, value);
+    return ErrorText(options);
+  };
+  CHECK(text({{"nnodes", "2"}}) ==
+        "error: 2 nodes, and which of them this one is was not said\n"
+        "  Say --node-rank 0, 1, … on each, or --rdzv-backend c10d to have them given out.\n");
+  CHECK(text({{"nnodes", "2"}, {"node_rank", "0"}}) ==
+        "error: 2 nodes, and where node 0 is was not said\n"
+        "  Say --rdzv-endpoint HOST:PORT, the same on each node.\n");
+  CHECK(text({{"nnodes", "2"}, {"node_rank", "2"}}) ==
+        "error: node rank 2, but there are only 2 nodes\n"
+        "  Node ranks go from 0 to the number of nodes less 1.\n");
+  CHECK(text({{"nnodes", "1:4"}}) ==
+        "error: flag --nnodes: 1:4 nodes: a job that grows and shrinks is not supported\n"
+        "  Say how many there are: --nnodes 4\n");
+  CHECK(text({{"nnodes", "two"}}) ==
+        "error: flag --nnodes: 'two' is not a number of nodes\n"
+        "  For example: --nnodes 2\n");
+  CHECK(text({{"rdzv_backend", "etcd"}}) ==
+        "error: rendezvous backend etcd is not supported\n"
+        "  etcd is not needed: the launchers meet at node 0. Use c10d or static.\n");
+  CHECK(text({{"nnodes", "2"},
+              {"node_rank", "0"},
+              {"rdzv_endpoint", "a:1"},
+              {"num_processes", "3"}}) ==
+        "error: 3 ranks cannot be shared out evenly to 2 nodes (flag --num_processes)\n"
+        "  Or say for each node how many it starts: --nproc-per-node N\n");
+  CHECK(text({{"nproc_per_node", "some"}}) ==
+        "error: flag --nproc_per_node: 'some' is neither a number of ranks nor auto\n"
+        "  For example: --processes 4\n");
+  CHECK(text({{"nproc_per_node", "gpu"}}) ==
+        "error: flag --nproc_per_node: there is no GPU to be used\n");
+  CHECK(text({{"master_port", "70000"}}) ==
+        "error: flag --master_port: there is no port 70000\n"
+        "  Ports go up to 65535.\n");
+  CHECK(text({{"redirects", "4"}}) ==
+        "error: flag --redirects: '4' names no streams\n"
+        "  0 none, 1 stdout, 2 stderr, 3 both, or by local rank: 0:1,1:3\n");
+  CHECK(text({{"local_ranks_filter", "a"}}) ==
+        "error: flag --local_ranks_filter: 'a' names no ranks\n"
+        "  For example: --local-ranks-filter 0,1\n");
+  CHECK(text({{"event_log_handler", "mine"}}) ==
+        "error: event log handler mine is not supported\n"
+        "  It would be a Python plugin, and this launcher has no Python in it.\n");
+  CHECK(text({{"module", "True"}, {"no_python", "True"}}) ==
+        "error: --module and --no-python exclude each other\n"
+        "  Name one of them.\n");
+  CHECK(text({{"rdzv_conf", "fast"}}) ==
+        "error: --rdzv-conf: 'fast' is not KEY=VALUE\n"
+        "  For example: --rdzv-conf join_timeout=300\n");
+  CHECK(text({{"grace", "-1"}}) ==
+        "error: flag --grace: '-1' is not a number of seconds from 0 to 86400\n");
+  CHECK(text({{"max_restarts", "x"}}) ==
+        "error: flag --max_restarts: 'x' is not a number of 0 or more\n");
+}
+
+TEST_CASE("which streams reach the console") {
+  LaunchOptions options = Program({"sh"});
+  Set(options, "nproc_per_node", "3");
+  Set(options, "redirects", "0:3,1:1");
+  Set(options, "tee", "0:2");
+  Set(options, "local_ranks_filter", "0,1");
+  const LaunchPlan plan = Plan(options).value();
+  CHECK_FALSE(plan.ranks[0].shown[0]);
+  CHECK(plan.ranks[0].shown[1]);
+  CHECK_FALSE(plan.ranks[1].shown[0]);
+  CHECK(plan.ranks[1].shown[1]);
+  CHECK_FALSE(plan.ranks[2].shown[0]);
+  CHECK_FALSE(plan.ranks[2].shown[1]);
+}
+
+TEST_CASE("torchrun and accelerate have defaults of their own") {
+  const Scratch scratch;
+  REQUIRE(WriteFileAtomic(scratch / "python3", "#!/bin/sh\n", 0755));
+  REQUIRE(WriteFileAtomic(scratch / "script", ""));
+  const Environment env{{"PYTHON_EXEC", scratch / "python3"}};
+  for (const Personality who : {Personality::kTorchrun, Personality::kAccelerate}) {
+    LaunchOptions options = Program({scratch / "script"});
+    options.personality = who;
+    const LaunchPlan plan = Plan(options, Cpu(8), env).value();
+    CHECK(plan.ranks.size() == 1);
+    CHECK(plan.argv.front() == scratch / "python3");  // whatever the script's name ends with
+    // As torchrun: LOG_DIR/<run id>_<random>/attempt_<k>/<local rank>
+    const fs::path logs = RankLogs(plan, {0, 1, 4, 8, "a", 1}, 0);
+    CHECK(logs.string().starts_with("/logs/envkit-"));
+    CHECK(logs.string().ends_with("/attempt_0/0"));
+  }
+}
+
+TEST_CASE("every rank alone with its GPU") {
+  LaunchOptions options = Program({"sh"});
+  Set(options, "virtual_local_rank", "True");
+  Set(options, "gpu_ids", "1,0");
+  const LaunchPlan plan = Plan(options, Gpus(4)).value();
+  REQUIRE(plan.ranks.size() == 2);
+  const Variables all = RankVariables(plan, {}, 1);
+  std::map<std::string, std::string> variables;
+  for (const auto& [name, value] : all) variables[name] = value;
+  CHECK(variables["LOCAL_RANK"] == "0");
+  CHECK(variables["CUDA_VISIBLE_DEVICES"] == "0");
 }
 
 TEST_CASE("what the user has set stays") {
   const LaunchPlan plan = Plan(Program({"sh"}), Cpu(8),
                                {{"OMP_NUM_THREADS", "3"}, {"TORCH_NCCL_ASYNC_ERROR_HANDLING", "0"}})
                               .value();
-  for (const auto& [name, value] : plan.env) {
+  for (const auto& [name, value] : RankVariables(plan, {}, 0)) {
     CHECK(name != "OMP_NUM_THREADS");
     CHECK(name != "TORCH_NCCL_ASYNC_ERROR_HANDLING");
   }
@@ -119,7 +261,7 @@ TEST_CASE("what the user has set stays") {
 
 TEST_CASE("every rank has a thread even where there are more ranks than processors") {
   LaunchOptions options = Program({"sh"});
-  options.processes = 64;
+  Set(options, "nproc_per_node", "64");
   CHECK(Plan(options, Cpu(2)).value().env.back() ==
         std::pair<std::string, std::string>("OMP_NUM_THREADS", "1"));
 }
@@ -155,7 +297,7 @@ TEST_CASE("on WSL the driver's library speaks for a GPU") {
   const LaunchPlan plan = Plan(Program({"sh"}), facts).value();
   CHECK(plan.ranks.size() == 1);
   CHECK(plan.on_gpus);
-  CHECK(plan.note.empty());
+  CHECK(plan.notes.empty());
 }
 
 TEST_CASE("a GPU that cannot be used never makes it the CPU silently") {
@@ -169,7 +311,7 @@ TEST_CASE("a GPU that cannot be used never makes it the CPU silently") {
         "  sudo nvidia-modprobe -u -c=0\n"
         "  in a container: start it with its GPUs (docker run --gpus all)\n");
   LaunchOptions options = Program({"sh"});
-  options.processes = 3;  // said by the user, so it is no silence
+  Set(options, "nproc_per_node", "3");  // said by the user, so it is no silence
   CHECK(Plan(options, facts).value().ranks.size() == 3);
   CHECK_FALSE(Plan(options, facts).value().on_gpus);
 }
@@ -189,12 +331,12 @@ TEST_CASE("a script runs in Python, a module too, and a program as it is") {
   CHECK(plan.argv == Words{python, "-u", script, "--lr", "1"});
 
   options = Program({"torch.utils.bottleneck", "x.py"});
-  options.module = true;
+  Set(options, "module", "True");
   CHECK(Plan(options, Cpu(8), env).value().argv ==
         Words{python, "-u", "-m", "torch.utils.bottleneck", "x.py"});
 
   options = Program({script});
-  options.no_python = true;
+  Set(options, "no_python", "True");
   CHECK(ErrorText(options) == "error: " + script +
                                   " is not an executable file\n"
                                   "  Make it one (chmod +x " +
@@ -244,18 +386,18 @@ TEST_CASE("where the logs go") {
   const fs::path here = fs::canonical(scratch.path());
   const Directory directory(here);
   LaunchOptions options = Program({"sh"});
-  options.log_dir = "x/../logs";
+  Set(options, "log_dir", "x/../logs");
   CHECK(Plan(options).value().log_dir == here / "logs");
   CHECK(Plan(options).value().new_run_directory.empty());
 
-  options.log_dir.clear();
+  options.flags.clear();
   CHECK(Plan(options, Cpu(8), {{"ENVKIT_RUN_DIR", "/run/7"}}).value().log_dir == "/run/7/log");
 
   const fs::path first = here / ".envkit/runs/20260701T123005Z-launch";
   LaunchPlan plan = Plan(options).value();
   CHECK(plan.new_run_directory == first);
   CHECK(plan.log_dir == first / "log");
-  CHECK(plan.env.front() == std::pair<std::string, std::string>("ENVKIT_RUN_DIR", first));
+  CHECK(plan.env.back() == std::pair<std::string, std::string>("ENVKIT_RUN_DIR", first));
   CHECK_FALSE(fs::exists(here / ".envkit"));  // a plan changes nothing
 
   fs::create_directories(first);
@@ -267,7 +409,7 @@ TEST_CASE("how long ranks have to stop") {
   LaunchOptions options = Program({"sh"});
   CHECK(Plan(options).value().grace == 25s);
   CHECK(Plan(options).value().failure_grace == 5s);
-  options.grace = 0.25;
+  Set(options, "grace", "0.25");
   CHECK(Plan(options).value().grace == 250ms);
   CHECK(Plan(options).value().failure_grace == 250ms);
 }

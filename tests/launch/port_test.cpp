@@ -138,7 +138,13 @@ TEST_CASE("who listens on a port, from the tables of a kernel") {
   CHECK_FALSE(holder->pid);
   CHECK(PortTaken(29510, holder).Text() ==
         "error: port 29510 is in use by a process of user 4294902 that is not visible from here\n"
-        "  Leave out --master-port to have a free one chosen, or stop that process.\n");
+        "  Leave out --master-port to have a free one chosen, or choose another port.\n");
+  holder->pid = 5;
+  holder->program = "python3";
+  holder->may_stop = false;  // it is another user's
+  CHECK(PortTaken(29510, holder).Text() ==
+        "error: port 29510 is in use by python3 (pid 5, user 4294902)\n"
+        "  Leave out --master-port to have a free one chosen, or choose another port.\n");
 
   holder = FindPortHolder(0x7347, proc.path());  // IPv6, and a long command line
   REQUIRE(holder);

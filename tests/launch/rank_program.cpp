@@ -75,6 +75,11 @@ void Step(const std::string& name, const std::string& value) {
   const std::string rank = std::getenv("RANK") ? std::getenv("RANK") : "-";
   const auto exit_with = [](int) { _exit(std::atoi(std::getenv("EXIT_ON_SIGNAL"))); };
   if (name == "exit") _exit(std::atoi(value.c_str()));
+  if (name == "once") {  // FILE,CODE: ends with CODE unless FILE is there already
+    const std::string file = value.substr(0, value.find(','));
+    const int fd = open(file.c_str(), O_WRONLY | O_CREAT | O_EXCL, 0644);
+    if (fd >= 0) _exit(std::atoi(value.c_str() + value.find(',') + 1));
+  }
   if (name == "raise") {
     const rlimit none{0, 0};
     setrlimit(RLIMIT_CORE, &none);

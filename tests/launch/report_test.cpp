@@ -15,8 +15,9 @@ using namespace std::chrono_literals;
 namespace fs = std::filesystem;
 using Words = std::vector<std::string>;
 
-const RankEnd kKilled{.rank = 2, .pid = 48213, .code = 137, .signal = SIGKILL};
-const RankEnd kExited{.rank = 1, .pid = 77, .code = 3};
+const RankEnd kKilled{
+    .rank = 2, .pid = 48213, .code = 137, .signal = SIGKILL, .gpu = "", .host = ""};
+const RankEnd kExited{.rank = 1, .pid = 77, .code = 3, .signal = 0, .gpu = "", .host = ""};
 
 void Put(const fs::path& file, const std::string& text) {
   fs::create_directories(file.parent_path());
@@ -31,9 +32,14 @@ OomCounters Counters(std::uint64_t cgroup, std::uint64_t machine,
 }  // namespace
 
 TEST_CASE("how a rank ended") {
-  CHECK(EndText(kKilled, true) == "rank 2 (pid 48213, GPU 2) ended with signal 9 (SIGKILL)");
-  CHECK(EndText(kKilled, false) == "rank 2 (pid 48213) ended with signal 9 (SIGKILL)");
-  CHECK(EndText(kExited, false) == "rank 1 (pid 77) ended with exit code 3");
+  RankEnd on_gpu = kKilled;
+  on_gpu.gpu = "2, GPU-5f3c61f2";
+  CHECK(EndText(on_gpu) == "rank 2 (pid 48213, GPU 2, GPU-5f3c61f2) ended with signal 9 (SIGKILL)");
+  RankEnd on_node = kExited;
+  on_node.host = "node-b";
+  CHECK(EndText(on_node) == "rank 1 on node-b (pid 77) ended with exit code 3");
+  CHECK(EndText(kKilled) == "rank 2 (pid 48213) ended with signal 9 (SIGKILL)");
+  CHECK(EndText(kExited) == "rank 1 (pid 77) ended with exit code 3");
   CHECK(SignalName(SIGSEGV) == "SIGSEGV");
   CHECK(SignalName(64) == "signal 64");
 }
@@ -151,7 +157,9 @@ TEST_CASE("lists of ranks, times and sizes as a person writes them") {
 
 TEST_CASE("the report of a failure") {
   FailureReport report;
-  report.headline = EndText(kKilled, true);
+  RankEnd on_gpu = kKilled;
+  on_gpu.gpu = "2";
+  report.headline = EndText(on_gpu);
   report.rank = 2;
   report.cause = "the kernel's OOM killer: memory cgroup limit 64 GiB reached";
   report.last = {"step 10", "step 11"};
@@ -173,7 +181,7 @@ TEST_CASE("the report of a failure") {
 
 TEST_CASE("the report of a failure: peers that did not stop, and what could not be ended") {
   FailureReport report;
-  report.headline = EndText(kExited, false);
+  report.headline = EndText(kExited);
   report.rank = 1;
   report.grace = 5s;
   report.killed = {2};
@@ -200,18 +208,18 @@ TEST_CASE("the outcome of a job is a file") {
   const Scratch scratch;
   Outcome fine;
   fine.world_size = 4;
-  REQUIRE(WriteOutcome(scratch.path(), fine));
+  REQUIRE(WriteOutcome(scratch / "outcome.json", fine));
   CHECK(ReadFile(scratch / "outcome.json").value() ==
-        "{\n  \"exit_code\": 0,\n  \"world_size\": 4,\n  \"root_cause\": null\n}\n");
+        "{\n  \"exit_code\": 0,\n  \"world_size\": 4,\n  \"attempts\": 1,\n  \"root_cause\": "
+        "null\n}\n");
 
-  REQUIRE(WriteOutcome(scratch.path(), {.exit_code = 137,
-                                        .world_size = 4,
-                                        .root_cause = kKilled,
-                                        .text = EndText(kKilled, false),
-                                        .cause = "not \xff UTF-8"}));
+  Outcome failed{.exit_code = 137, .world_size = 4, .attempts = 2, .cause = ""};
+  failed.cause = CauseJson(kKilled, EndText(kKilled), "not \xff UTF-8");
+  REQUIRE(WriteOutcome(scratch / "outcome.json", failed));
   const auto document = nlohmann::json::parse(ReadFile(scratch / "outcome.json").value());
   CHECK(document == nlohmann::json{{"exit_code", 137},
                                    {"world_size", 4},
+                                   {"attempts", 2},
                                    {"root_cause",
                                     {{"rank", 2},
                                      {"pid", 48213},
@@ -221,7 +229,7 @@ TEST_CASE("the outcome of a job is a file") {
                                      {"cause", "not \xef\xbf\xbd UTF-8"}}}});
   // Nothing half-made beside it.
   CHECK(std::distance(fs::directory_iterator(scratch.path()), {}) == 1);
-  CHECK_FALSE(WriteOutcome(scratch / "no-such", {}));
+  CHECK_FALSE(WriteOutcome(scratch / "no-such/outcome.json", {}));
 }
 
 }  // namespace envkit

@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <regex>
+#include <sstream>
 #include <thread>
 #include <vector>
 
@@ -182,7 +183,8 @@ TEST_CASE("every rank gets its place in the job, a session of its own and our si
     CHECK_FALSE(env.contains("blocked"));
   }
   CHECK(job.Err().empty());
-  CHECK(job.Outcome() == nlohmann::json{{"exit_code", 0}, {"world_size", 3}, {"root_cause", {}}});
+  CHECK(job.Outcome() ==
+        nlohmann::json{{"exit_code", 0}, {"world_size", 3}, {"attempts", 1}, {"root_cause", {}}});
 }
 
 TEST_CASE("rank 0 speaks as it is, the others with their number; all of it is in the logs") {
@@ -413,6 +415,117 @@ TEST_CASE("without a port each job has one of its own") {
     ports[i] = jobs[i].Out();
   }
   CHECK(ports[0] != ports[1]);
+}
+
+TEST_CASE("two launches that name one free port: the second is told of the first") {
+  const std::string port = std::to_string(FreePort());
+  REQUIRE(port != "0");
+  Job first;
+  first.Start({"--processes", "1", "--master-port", port},
+              {"touch=" + first.Path("ready"), "sleep=1000"});
+  REQUIRE(first.Exists("ready"));  // nobody listens there yet
+  Job second;
+  CHECK(second.Run({"--processes", "1", "--master-port", port}, {}) == 3);
+  const std::string who = "error: port " + port + " is in use by envkit-";
+  CHECK(second.Report().substr(0, who.size()) == who);
+}
+
+TEST_CASE("all ranks start anew after a failure, and every attempt's logs are kept") {
+  Job job;
+  // The first attempt fails: the file is made by then, and the second one finds it.
+  CHECK(job.Run({"--processes", "2", "--max-restarts", "2", "--grace", "60"},
+                {"env", "1:once=" + job.Path("failed") + ",7", "1:exit=0", "0:exit=0"}) == 0);
+  CHECK(job.NothingLeft());
+  CHECK(job.Outcome()["attempts"] == 2);
+  CHECK(job.Outcome()["root_cause"].is_null());
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    const auto env = nlohmann::json::parse(
+        job.Read("log/attempt_" + std::to_string(attempt) + "/1/stdout.log"), nullptr, false);
+    REQUIRE(env.is_object());
+    CHECK(env["TORCHELASTIC_RESTART_COUNT"] == std::to_string(attempt));
+    CHECK(env["TORCHELASTIC_MAX_RESTARTS"] == "2");
+  }
+  CHECK(job.Report().find("restart   attempt 2 of 3: all ranks anew\n") != std::string::npos);
+  CHECK(job.Report().find("rank 1 (pid P) ended with exit code 7\n") == 0);
+}
+
+TEST_CASE("restarts come to an end, and a stop is no failure") {
+  Job job;
+  CHECK(job.Run({"--processes", "2", "--max-restarts", "1"}, {"1:exit=9", "sleep=1000"}) == 9);
+  CHECK(job.Outcome()["attempts"] == 2);
+  CHECK(job.Outcome()["root_cause"]["rank"] == 1);
+
+  Job stopped;
+  stopped.Start({"--processes", "1", "--max-restarts", "5"},
+                {"touch=" + stopped.Path("ready"), "sleep=1000"});
+  REQUIRE(stopped.Exists("ready"));
+  kill(stopped.launcher(), SIGTERM);
+  CHECK(stopped.Wait() == 143);
+  CHECK(stopped.Outcome()["attempts"] == 1);
+}
+
+TEST_CASE("SIGUSR1 reaches the ranks that have a handler for it, and spares the others") {
+  Job job;
+  job.Start({"--processes", "2"},
+            {"1:on-signal=10,75", "0:on-signal=15,75", "1:touch=" + job.Path("b"),
+             "0:touch=" + job.Path("a"), "sleep=1000"});
+  REQUIRE(job.Exists("a"));
+  REQUIRE(job.Exists("b"));
+  kill(job.launcher(), SIGUSR1);
+  REQUIRE(Soon([&] { return !job.Err().empty(); }));
+  CHECK(job.Err() == "SIGUSR1: rank 0 has no handler for it and was spared\n");
+  kill(job.launcher(), SIGTERM);
+  CHECK(job.Wait() == 75);
+}
+
+TEST_CASE("streams and ranks that the console leaves out are in the logs") {
+  Job job;
+  REQUIRE(job.Run({"--processes", "3", "-r", "1:1", "--local-ranks-filter", "0,1"},
+                  {"print=out", "error=err"}) == 0);
+  CHECK(job.Out() == "out\n");
+  Words lines = Lines(job.Err());
+  std::sort(lines.begin(), lines.end());
+  CHECK(lines == Words{"[1] err", "err"});
+  CHECK(job.Read("log/attempt_0/1/stdout.log") == "out\n");
+  CHECK(job.Read("log/attempt_0/2/stderr.log") == "err\n");
+}
+
+TEST_CASE("a prefix of the user's own, and ${local_rank} in arguments") {
+  Job job;
+  REQUIRE(job.Run({"--processes", "2", "--log-line-prefix-template", "<${role_name}:$rank> "},
+                  {"print=me ${local_rank}"}) == 0);
+  Words lines = Lines(job.Out());
+  std::sort(lines.begin(), lines.end());
+  CHECK(lines == Words{"<default:0> me 0", "<default:1> me 1"});
+}
+
+TEST_CASE("64 ranks: every line whole and in order, those that say the same are one") {
+  Job job;
+  const auto start = Clock::now();
+  REQUIRE(job.Run({"--processes", "64"}, {"flood=100"}) == 0);
+  MESSAGE("64 ranks with 100 lines each took ",
+          std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - start).count(),
+          " ms");
+  std::vector<int> next(64);
+  for (const auto& line : Lines(job.Out())) {
+    std::istringstream words(line.starts_with('[') ? line.substr(line.find(' ') + 1) : line);
+    std::string word;
+    int rank = -1;
+    int number = -1;
+    words >> word >> rank >> number;
+    REQUIRE(rank >= 0);
+    CHECK(number == next[static_cast<std::size_t>(rank)]);
+    ++next[static_cast<std::size_t>(rank)];
+  }
+  CHECK(std::all_of(next.begin(), next.end(), [](int n) { return n == 100; }));
+
+  Job same;
+  REQUIRE(same.Run({"--processes", "8"},
+                   {"touch=" + same.Path("r") + "$rank", "print=the same", "sleep=0.3"}) == 0);
+  unsigned counted = 0;
+  for (const auto& line : Lines(same.Out())) counted += line.ends_with("the same") ? 1 : 0;
+  CHECK(counted >= 2);  // rank 0's own, and the others' in as few as they came together
+  CHECK(counted < 8);
 }
 
 TEST_CASE("what cannot be started") {

@@ -2,62 +2,77 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
+#include "base/text.h"
+#include "launch/flags.h"
 
 namespace envkit {
 
 const char* const kLaunchExample =
     "envkit launch train.py --lr 0.1          one rank per GPU\n"
-    "envkit launch --processes 2 -- ./train   two ranks of a program";
+    "envkit launch --processes 2 -- ./train   two ranks of a program\n"
+    "envkit launch --nnodes 2 --node-rank 0 --rdzv-endpoint node-a:29500 train.py";
+
+namespace {
+
+const char* TypeName(const FlagRow& row) {
+  const std::string_view setting = row.setting;
+  if (setting == "nproc_per_node") return "N|auto";
+  if (setting == "grace" || setting == "node_timeout") return "SECONDS";
+  if (setting.ends_with("port")) return "PORT";
+  if (setting == "log_dir") return "DIR";
+  if (setting == "config_file") return "FILE";
+  return "X";
+}
+
+}  // namespace
 
 void AddLaunchOptions(CLI::App& app, LaunchOptions& options) {
   app.prefix_command();
-  app.add_option_function<std::string>(
-         "--processes,--nproc-per-node,--nproc_per_node",
-         [&options](const std::string& text) {
-           if (text == "auto") {
-             options.processes.reset();
-             return;
-           }
-           int number = 0;
-           const char* end = text.data() + text.size();
-           const auto [at, error] = std::from_chars(text.data(), end, number);
-           if (error != std::errc() || at != end || number < 1 || number > 4096) {
-             throw CLI::ValidationError(
-                 fmt::format("--processes: '{}' is neither a number of ranks nor auto", text));
-           }
-           options.processes = number;
-         },
-         "ranks to start; auto: one per GPU, else one per NUMA node and at least 2")
-      ->type_name("N|auto");
-  app.add_option("--master-addr", options.master_addr, "address at which the ranks meet")
-      ->capture_default_str()
-      ->type_name("ADDRESS");
-  app.add_option("--master-port", options.master_port, "port at which they meet; 0: a free one")
-      ->check(CLI::Range(0, 65535).description(""))
-      ->type_name("PORT");
-  app.add_option("--log-dir", options.log_dir,
-                 "logs of the ranks and outcome.json; earlier ones there are replaced")
-      ->type_name("DIR");
-  app.add_option("--grace", options.grace,
-                 "seconds from SIGTERM to SIGKILL (25 for a stop that was asked for, 5 for the "
-                 "peers of a failed rank)")
-      ->check(CLI::Range(0.0, 86400.0).description(""))
-      ->type_name("SECONDS");
-  app.add_flag("-m,--module", options.module, "run a Python module, as python -m does");
-  app.add_flag("--no-python", options.no_python, "run a .py file as a program of its own");
+  for (const FlagRow& row : FlagRows()) {
+    const std::string dashed = std::string("--") + row.name;
+    std::string names = dashed;
+    if (row.letter != 0) names = fmt::format("-{},{}", row.letter, names);
+    const std::string underscored = "--" + Underscored(row.name);
+    if (underscored != dashed) names += "," + underscored;
+    // The first and the last of several say the same as argparse: the last one counts.
+    const auto set = [&options, &row, dashed](std::string value) {
+      if (row.refused != nullptr) {
+        throw CLI::ValidationError(fmt::format("{} is not supported: {}", dashed, row.refused));
+      }
+      options.flags[row.setting] = {std::move(value), dashed};
+    };
+    const std::string help = row.help == nullptr ? "" : row.help;
+    CLI::Option* option =
+        row.switched
+            ? app.add_flag_function(
+                  names, [set](std::int64_t) { set("True"); }, help)
+            : app.add_option_function<std::string>(names, set, help)->type_name(TypeName(row));
+    option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+    if (row.help == nullptr) option->group("");  // known, but not shown
+  }
   app.add_flag("--init", options.init,
                "run one program without ranks: pass signals on, reap orphans");
   app.add_flag("-q,--quiet", options.quiet, "print only what the ranks print, and failures");
+  app.add_flag("--explain", options.explain,
+               "say what every setting is and where it comes from, and start nothing");
 }
 
 Result<void> TakeProgram(const CLI::App& app, LaunchOptions& options) {
   options.program = app.remaining();
-  if (!options.program.empty() && options.program.front() == "--") {
+  if (options.program.empty()) return {};
+  const std::string& first = options.program.front();
+  if (first == "--") {
     options.program.erase(options.program.begin());
-  } else if (!options.program.empty() && options.program.front().starts_with("-")) {
-    return Usage(fmt::format("unknown option {}", options.program.front()),
-                 "Options of your program go behind it. See --help.");
+  } else if (first.starts_with("-")) {
+    std::vector<std::string> known{"--init", "--explain", "--quiet", "--help"};
+    for (const FlagRow& row : FlagRows()) known.push_back(std::string("--") + row.name);
+    std::string name = first.substr(0, first.find('='));
+    for (char& c : name) c = c == '_' ? '-' : c;
+    const auto meant = ClosestMatch(name, known);
+    return Usage(fmt::format("unknown option {}", first),
+                 meant
+                     ? fmt::format("Did you mean {}? Options of your program go behind it.", *meant)
+                     : "Options of your program go behind it. See --help.");
   }
   return {};
 }

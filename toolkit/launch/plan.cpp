@@ -1,12 +1,17 @@
 #include "launch/plan.h"
 
 #include <fmt/format.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
+#include <cstdlib>
 #include <ctime>
+#include <random>
 #include <system_error>
 
+#include "launch/gpus.h"
 #include "launch/process.h"
 
 namespace envkit {
@@ -20,43 +25,94 @@ std::string Get(const Environment& env, const std::string& name, const std::stri
   return it == env.end() ? fallback : it->second;
 }
 
-// CUDA_VISIBLE_DEVICES hides devices: "0,2", UUIDs; "" and "-1" hide all.
-// WSL has no node for each GPU, so a usable one there is at least one.
-int VisibleGpus(const HostFacts& facts, const Environment& env) {
-  const int present = std::max(1, static_cast<int>(facts.device_nodes.size()));
-  const auto it = env.find("CUDA_VISIBLE_DEVICES");
-  if (it == env.end()) return present;
-  const std::string& list = it->second;
-  if (list.empty() || list.front() == '-') return 0;
-  return std::min<int>(present, 1 + static_cast<int>(std::count(list.begin(), list.end(), ',')));
-}
-
 struct Workers {
-  int processes = 1;
-  bool on_gpus = false;
-  std::string note;
+  int processes = 1;  // on this node
+  std::vector<VisibleGpu> gpus;
 };
 
-Result<Workers> CountWorkers(const LaunchOptions& options, const HostFacts& facts,
-                             const Environment& env) {
+std::string GpuNumbers(std::string ids) {
+  std::erase(ids, ' ');
+  return ids == "all" ? "" : ids;
+}
+
+Result<int> ProcessesPerNode(const Setting& setting, const Settings& settings, int nodes) {
+  const int total = settings.Find("num_processes") == &setting ? nodes : 1;
+  int number = 0;
+  const char* end = setting.value.data() + setting.value.size();
+  const auto [at, error] = std::from_chars(setting.value.data(), end, number);
+  if (error != std::errc() || at != end || number < 1 || number > 4096) {
+    return Usage(fmt::format("{}: '{}' is neither a number of ranks nor auto", setting.source,
+                             setting.value),
+                 "For example: --processes 4");
+  }
+  if (number % total != 0) {
+    return Usage(fmt::format("{} ranks cannot be shared out evenly to {} nodes ({})", number, nodes,
+                             setting.source),
+                 "Or say for each node how many it starts: --nproc-per-node N");
+  }
+  return number / total;
+}
+
+Result<Workers> CountWorkers(const Settings& settings, Personality personality,
+                             const HostFacts& facts, const Environment& env, int nodes,
+                             LaunchPlan& plan) {
   const GpuVerdict verdict = JudgeGpus(facts);
   Workers workers;
-  const int gpus = verdict.state == GpuState::kUsable ? VisibleGpus(facts, env) : 0;
-  workers.on_gpus = gpus > 0;
-  if (options.processes) {
-    workers.processes = *options.processes;
-    return workers;
+  const bool cpu_only = settings.On("cpu");
+  if (cpu_only) {
+    plan.env.emplace_back("CUDA_VISIBLE_DEVICES", "");
+  } else {
+    std::optional<std::string> visible;
+    if (const auto it = env.find("CUDA_VISIBLE_DEVICES"); it != env.end()) visible = it->second;
+    if (const std::string ids = GpuNumbers(settings.Get("gpu_ids", "all")); !ids.empty()) {
+      visible = ids;
+      plan.env.emplace_back("CUDA_VISIBLE_DEVICES", ids);
+    }
+    if (verdict.state == GpuState::kUsable) {
+      workers.gpus = VisibleGpus(facts, visible ? &*visible : nullptr);
+    }
   }
-  if (verdict.state == GpuState::kUnusable) return Missing(verdict.why, verdict.next);
-  if (gpus > 0) {
-    workers.processes = gpus;
-    return workers;
+  const int gpus = static_cast<int>(workers.gpus.size());
+  plan.on_gpus = gpus > 0;
+  const Setting* asked = settings.Find("nproc_per_node");
+  if (asked == nullptr) asked = settings.Find("num_processes");
+  std::string kind = asked == nullptr ? "auto" : asked->value;
+  const std::string source = asked == nullptr ? "default" : asked->source;
+  if (asked == nullptr && personality == Personality::kTorchrun) kind = "1";
+  if (asked == nullptr && personality == Personality::kAccelerate && gpus == 0) kind = "1";
+  const auto explain = [&](std::string why) {
+    plan.explained.push_back(
+        {"ranks on this node", std::to_string(workers.processes), std::move(why)});
+  };
+  if (kind == "gpu" && gpus == 0) {
+    return Missing(fmt::format("{}: there is no GPU to be used", source),
+                   verdict.state == GpuState::kUnusable ? verdict.why : "");
   }
-  workers.processes = std::max(facts.numa_nodes, std::min(facts.cpus, 2));
-  workers.note = fmt::format(
-      "{}: {} {} on CPU",
-      verdict.state == GpuState::kUsable ? "CUDA_VISIBLE_DEVICES hides every GPU" : "no GPU found",
-      workers.processes, workers.processes == 1 ? "rank" : "ranks");
+  if (kind == "cpu") {
+    workers.processes = facts.cpus;
+  } else if (kind == "auto" || kind == "gpu") {
+    if (verdict.state == GpuState::kUnusable && !cpu_only) {
+      return Missing(verdict.why, verdict.next);
+    }
+    workers.processes = gpus > 0 ? gpus : std::max(facts.numa_nodes, std::min(facts.cpus, 2));
+    if (kind == "auto" && gpus == 0 && personality == Personality::kTorchrun) {
+      workers.processes = facts.cpus;
+    }
+    if (gpus == 0 && !cpu_only) {
+      plan.notes.push_back(
+          fmt::format("{}: {} {} on CPU",
+                      verdict.state == GpuState::kUsable ? "CUDA_VISIBLE_DEVICES hides every GPU"
+                                                         : "no GPU found",
+                      workers.processes, workers.processes == 1 ? "rank" : "ranks"));
+    }
+    explain(gpus > 0 ? fmt::format("{}: one for each GPU", source)
+                     : fmt::format("{}: NUMA nodes, and at least 2", source));
+    return workers;
+  } else if (asked != nullptr) {
+    if (asked->value == "xpu") return Usage("XPUs are not supported", "GPUs are NVIDIA's here.");
+    ENVKIT_TRY(workers.processes, ProcessesPerNode(*asked, settings, nodes));
+  }
+  explain(source);
   return workers;
 }
 
@@ -77,13 +133,21 @@ Result<std::string> RequireProgram(const std::string& name, const Environment& e
                    : "Check the name, or give the path to it.");
 }
 
-Result<void> PlanProgram(const LaunchOptions& options, const Environment& env, LaunchPlan& plan) {
+Result<void> PlanProgram(const LaunchOptions& options, const Settings& settings,
+                         const Environment& env, LaunchPlan& plan) {
   if (options.program.empty()) {
     return Usage("nothing to launch", "Name a script or a program: envkit launch train.py");
   }
   const std::string& first = options.program.front();
-  const bool script = !options.no_python && !options.module && first.ends_with(".py");
-  if (!script && !options.module) {
+  const bool module = settings.On("module");
+  const bool no_python = settings.On("no_python") && !settings.On("run_path");
+  if (module && no_python) {
+    return Usage("--module and --no-python exclude each other", "Name one of them.");
+  }
+  // What is no .py file is a program here; torchrun and accelerate run everything in Python.
+  const bool script = !module && !no_python &&
+                      (first.ends_with(".py") || options.personality != Personality::kEnvkit);
+  if (!script && !module) {
     ENVKIT_TRY(plan.program, RequireProgram(first, env));
     plan.argv = options.program;
     return {};
@@ -94,7 +158,7 @@ Result<void> PlanProgram(const LaunchOptions& options, const Environment& env, L
                              errno == ENOENT ? "no such file" : "permission denied"),
                  fmt::format("Looked for it from {}", fs::current_path(ignored).string()));
   }
-  const std::string python = Get(env, "PYTHON", "python3");
+  const std::string python = Get(env, "PYTHON_EXEC", Get(env, "PYTHON", "python3"));
   const FoundProgram found = FindProgram(python, Get(env, "PATH"));
   if (found.error != 0) {
     return Missing(fmt::format("{} needs Python, and {} cannot be run", first, python),
@@ -103,7 +167,7 @@ Result<void> PlanProgram(const LaunchOptions& options, const Environment& env, L
   }
   plan.program = found.path;
   plan.argv = {python, "-u"};
-  if (options.module) plan.argv.emplace_back("-m");
+  if (module) plan.argv.emplace_back("-m");
   plan.argv.insert(plan.argv.end(), options.program.begin(), options.program.end());
   return {};
 }
@@ -127,26 +191,285 @@ fs::path DefaultRunDirectory(std::chrono::system_clock::time_point now) {
   return directory;
 }
 
+struct Streams {
+  bool out = false, err = false;
+};
+
+// torchrun's "3", or "0:1,1:2" by local rank.
+Result<Streams> StreamsOf(const Setting* setting, int local_rank) {
+  Streams streams;
+  if (setting == nullptr) return streams;
+  std::string_view rest = setting->value;
+  const bool by_rank = rest.find(':') != std::string_view::npos;
+  while (!rest.empty()) {
+    const std::size_t comma = std::min(rest.find(','), rest.size());
+    std::string_view one = rest.substr(0, comma);
+    rest.remove_prefix(std::min(comma + 1, rest.size()));
+    bool ours = true;
+    bool good = true;
+    if (by_rank) {
+      const std::size_t colon = one.find(':');
+      const std::string_view rank = one.substr(0, colon);
+      good = colon != std::string_view::npos && !rank.empty() &&
+             rank.find_first_not_of("0123456789") == std::string_view::npos;
+      ours = rank == std::to_string(local_rank);
+      one.remove_prefix(colon == std::string_view::npos ? one.size() : colon + 1);
+    }
+    if (!good || one.size() != 1 || one[0] < '0' || one[0] > '3') {
+      return Usage(fmt::format("{}: '{}' names no streams", setting->source, setting->value),
+                   "0 none, 1 stdout, 2 stderr, 3 both, or by local rank: 0:1,1:3");
+    }
+    if (ours) streams = {one[0] == '1' || one[0] == '3', one[0] >= '2'};
+  }
+  return streams;
+}
+
+Result<void> PlanConsole(const Settings& settings, LaunchPlan& plan) {
+  const Setting* filter = settings.Find("local_ranks_filter");
+  std::vector<int> shown;
+  if (filter != nullptr && !filter->value.empty()) {
+    shown = ParseCpuList(filter->value);
+    if (shown.empty() || filter->value.find_first_not_of("0123456789,- ") != std::string::npos) {
+      return Usage(fmt::format("{}: '{}' names no ranks", filter->source, filter->value),
+                   "For example: --local-ranks-filter 0,1");
+    }
+  }
+  for (RankPlan& rank : plan.ranks) {
+    ENVKIT_TRY(const Streams hidden, StreamsOf(settings.Find("redirects"), rank.local_rank));
+    ENVKIT_TRY(const Streams teed, StreamsOf(settings.Find("tee"), rank.local_rank));
+    const bool show =
+        shown.empty() || std::find(shown.begin(), shown.end(), rank.local_rank) != shown.end();
+    rank.shown[0] = show && (!hidden.out || teed.out);
+    rank.shown[1] = show && (!hidden.err || teed.err);
+  }
+  return {};
+}
+
+// "[fd00::1]:29500", "node-a:29500", "node-a".
+void SplitEndpoint(const std::string& endpoint, std::string& host, int& port) {
+  const std::size_t colon = endpoint.rfind(':');
+  const std::size_t bracket = endpoint.rfind(']');
+  const bool has_port =
+      colon != std::string::npos &&
+      (bracket == std::string::npos ? endpoint.find(':') == colon : colon > bracket);
+  host = has_port ? endpoint.substr(0, colon) : endpoint;
+  if (has_port) port = std::atoi(endpoint.c_str() + colon + 1);
+  if (host.size() > 1 && host.front() == '[' && host.back() == ']') {
+    host = host.substr(1, host.size() - 2);
+  }
+}
+
+Result<int> Port(const Settings& settings, const char* name, int fallback) {
+  ENVKIT_TRY(const int port, settings.Number(name, fallback, 0));
+  if (port > 65'535) {
+    return Usage(fmt::format("{}: there is no port {}", settings.Find(name)->source, port),
+                 "Ports go up to 65535.");
+  }
+  return port;
+}
+
+Result<void> ReadRendezvousConf(const Settings& settings, NodePlan& nodes) {
+  std::string_view rest;
+  const std::string text = settings.Get("rdzv_conf");
+  for (rest = text; !rest.empty();) {
+    const std::size_t comma = std::min(rest.find(','), rest.size());
+    const std::string one(rest.substr(0, comma));
+    rest.remove_prefix(std::min(comma + 1, rest.size()));
+    const std::size_t equals = one.find('=');
+    if (equals == std::string::npos) {
+      return Usage(fmt::format("--rdzv-conf: '{}' is not KEY=VALUE", one),
+                   "For example: --rdzv-conf join_timeout=300");
+    }
+    const std::string key = one.substr(0, equals);
+    const double value = std::atof(one.c_str() + equals + 1);
+    if ((key == "join_timeout" || key == "timeout") && value > 0) {
+      nodes.join_timeout = std::chrono::milliseconds(static_cast<long long>(value * 1000));
+    } else if (key == "rank") {
+      nodes.rank = static_cast<int>(value);
+    }  // the others tune torch's own stores, and there are none
+  }
+  return {};
+}
+
+Result<void> PlanNodes(const Settings& settings, LaunchPlan& plan) {
+  NodePlan& nodes = plan.nodes;
+  const std::string count = settings.Get("nnodes", "1");  // "2", "2:2"
+  const std::string most = count.substr(count.rfind(':') + 1);
+  if (count.find(':') != std::string::npos && count.substr(0, count.find(':')) != most) {
+    return Usage(fmt::format("{}: {} nodes: a job that grows and shrinks is not supported",
+                             settings.Find("nnodes")->source, count),
+                 fmt::format("Say how many there are: --nnodes {}", most));
+  }
+  nodes.nodes =
+      most.find_first_not_of("0123456789") == std::string::npos ? std::atoi(most.c_str()) : 0;
+  if (settings.On("standalone")) nodes.nodes = 1;
+  if (nodes.nodes < 1 || nodes.nodes > 65'536) {
+    return Usage(
+        fmt::format("{}: '{}' is not a number of nodes", settings.Find("nnodes")->source, count),
+        "For example: --nnodes 2");
+  }
+  const std::string backend = settings.Get("rdzv_backend", "static");
+  if (backend != "static" && backend != "c10d") {
+    const bool etcd = backend.starts_with("etcd");
+    return Usage(fmt::format("rendezvous backend {} is not supported", backend),
+                 etcd ? "etcd is not needed: the launchers meet at node 0. Use c10d or static."
+                      : "Use c10d or static.");
+  }
+  ENVKIT_CHECK(ReadRendezvousConf(settings, nodes));
+  nodes.run_id = settings.Get("rdzv_id", "none");
+  ENVKIT_TRY(const double lost, settings.Seconds("node_timeout", 10));
+  nodes.lost_after = std::chrono::milliseconds(static_cast<long long>(std::max(lost, 0.5) * 1000));
+  nodes.local = settings.Get("local_addr");
+  ENVKIT_TRY(plan.master_port, Port(settings, "master_port", 0));
+  const Setting* endpoint = settings.Find("rdzv_endpoint");
+  const bool used = endpoint != nullptr && !endpoint->value.empty() && !settings.On("standalone");
+  plan.master_addr = settings.Get("master_addr", "127.0.0.1");
+  if (used) SplitEndpoint(endpoint->value, plan.master_addr, plan.master_port);
+  if (nodes.nodes == 1) {
+    if (settings.On("standalone")) {
+      plan.master_addr = "127.0.0.1";
+      plan.master_port = 0;
+    }
+    nodes.rank = 0;
+    return {};
+  }
+  ENVKIT_TRY(const int rank, settings.Number("node_rank", -1, 0));
+  if (rank >= 0 && (backend == "static" || settings.Find("node_rank")->layer == Layer::kFlag)) {
+    nodes.rank = rank;
+  }
+  if (!nodes.rank && backend == "static") {
+    return Usage(fmt::format("{} nodes, and which of them this one is was not said", nodes.nodes),
+                 "Say --node-rank 0, 1, … on each, or --rdzv-backend c10d to have them given out.");
+  }
+  if (nodes.rank && *nodes.rank >= nodes.nodes) {
+    return Usage(fmt::format("node rank {}, but there are only {} nodes", *nodes.rank, nodes.nodes),
+                 "Node ranks go from 0 to the number of nodes less 1.");
+  }
+  if (!used && settings.Find("master_addr") == nullptr) {
+    return Usage(fmt::format("{} nodes, and where node 0 is was not said", nodes.nodes),
+                 "Say --rdzv-endpoint HOST:PORT, the same on each node.");
+  }
+  nodes.host = plan.master_addr;
+  nodes.port = plan.master_port == 0 ? 29'500 : plan.master_port;
+  ENVKIT_TRY(plan.master_port, Port(settings, "rank_port", 0));
+  return {};
+}
+
+Result<void> PlanRanks(const Settings& settings, const HostFacts& facts, const Workers& workers,
+                       const Environment& env, LaunchPlan& plan) {
+  const std::string mode = settings.Get("numa_binding");
+  const auto cpus = PlanBinding(mode, workers.processes, workers.gpus, AllowedCpus());
+  plan.virtual_local_rank = settings.On("virtual_local_rank");
+  for (int i = 0; i < workers.processes; ++i) {
+    RankPlan rank;
+    rank.local_rank = i;
+    rank.cpus = cpus[static_cast<std::size_t>(i)];
+    if (!workers.gpus.empty()) {
+      const VisibleGpu& gpu = workers.gpus[static_cast<std::size_t>(i) % workers.gpus.size()];
+      rank.gpu = gpu.uuid.empty() || gpu.uuid == gpu.name
+                     ? gpu.name
+                     : fmt::format("{}, {}", gpu.name, gpu.uuid.substr(0, 12));
+      if (plan.virtual_local_rank) rank.env.emplace_back("CUDA_VISIBLE_DEVICES", gpu.name);
+    }
+    plan.ranks.push_back(std::move(rank));
+  }
+  if (!plan.ranks.front().cpus.empty()) {
+    plan.explained.push_back({"CPU binding", mode.empty() ? "node" : mode,
+                              mode.empty() ? "default: several NUMA nodes" : "--numa-binding"});
+  }
+  const Setting* threads = settings.Find("num_cpu_threads_per_process");
+  std::string number = std::to_string(std::max(1, facts.cpus / workers.processes));
+  std::string source = "default: cores for each rank";
+  if (threads != nullptr) {
+    ENVKIT_CHECK(settings.Number("num_cpu_threads_per_process", 1, 1));
+    number = threads->value;
+    source = threads->source;
+  } else if (env.contains("OMP_NUM_THREADS")) {
+    plan.explained.push_back(
+        {"OMP_NUM_THREADS", env.at("OMP_NUM_THREADS"), "environment OMP_NUM_THREADS"});
+    return {};
+  }
+  plan.explained.push_back({"OMP_NUM_THREADS", number, source});
+  plan.env.emplace_back("OMP_NUM_THREADS", number);
+  return {};
+}
+
+// What the machine would make slow or break later, said while it is cheap.
+void CheckMachine(const HostFacts& facts, LaunchPlan& plan) {
+  constexpr std::uint64_t kSmall = std::uint64_t{64} << 20;
+  if (facts.shm_bytes && *facts.shm_bytes <= kSmall && plan.ranks.size() > 1) {
+    plan.notes.push_back(
+        fmt::format("/dev/shm has only {} MB, which NCCL and data loaders soon fill: docker run "
+                    "--shm-size 8g",
+                    *facts.shm_bytes >> 20));
+  }
+  std::error_code error;
+  rlimit limit{};
+  if (fs::exists("/dev/infiniband", error) && getrlimit(RLIMIT_MEMLOCK, &limit) == 0 &&
+      limit.rlim_cur < kSmall) {
+    plan.notes.push_back(
+        fmt::format("InfiniBand needs locked memory, and the limit is {} kB: ulimit -l unlimited",
+                    limit.rlim_cur >> 10));
+  }
+}
+
+std::string RandomName() {
+  static constexpr char kLetters[] = "abcdefghijklmnopqrstuvwxyz0123456789_";
+  std::random_device random;
+  std::string name;
+  for (int i = 0; i < 8; ++i) name += kLetters[random() % (sizeof kLetters - 1)];
+  return name;
+}
+
 }  // namespace
 
 Result<LaunchPlan> PlanLaunch(const LaunchOptions& options, const HostFacts& facts,
                               const Environment& env, std::chrono::system_clock::time_point now) {
   LaunchPlan plan;
   plan.quiet = options.quiet;
-  plan.master_addr = options.master_addr;
-  plan.master_port = options.master_port;
-  if (options.grace) {
-    plan.grace = std::chrono::milliseconds(static_cast<long long>(*options.grace * 1000));
+  plan.personality = options.personality;
+  ENVKIT_TRY(const Settings settings,
+             ReadSettings(options.flags, env, FindConfigs(options.personality, env), plan.notes));
+  if (const Setting* grace = settings.Find("grace")) {
+    ENVKIT_TRY(const double seconds, settings.Seconds("grace", 0));
+    plan.grace = std::chrono::milliseconds(static_cast<long long>(seconds * 1000));
     plan.failure_grace = plan.grace;
+    plan.explained.push_back({"grace", grace->value + " s", grace->source});
   }
-  ENVKIT_CHECK(PlanProgram(options, env, plan));
-  ENVKIT_TRY(const Workers workers, CountWorkers(options, facts, env));
-  plan.on_gpus = workers.on_gpus;
-  plan.note = workers.note;
+  const std::string events = settings.Get("event_log_handler", "null");
+  if (events != "null" && events != "console") {
+    return Usage(fmt::format("event log handler {} is not supported", events),
+                 "It would be a Python plugin, and this launcher has no Python in it.");
+  }
+  ENVKIT_CHECK(PlanProgram(options, settings, env, plan));
+  ENVKIT_CHECK(PlanNodes(settings, plan));
+  ENVKIT_TRY(const Workers workers,
+             CountWorkers(settings, options.personality, facts, env, plan.nodes.nodes, plan));
+  ENVKIT_CHECK(PlanRanks(settings, facts, workers, env, plan));
+  ENVKIT_CHECK(PlanConsole(settings, plan));
+  CheckMachine(facts, plan);
+  const bool alone = workers.processes == 1 && plan.nodes.nodes == 1;
+  ENVKIT_TRY(
+      const Variables accelerate,
+      AccelerateVariables(settings, env, alone, options.personality == Personality::kAccelerate));
+  plan.env.insert(plan.env.end(), accelerate.begin(), accelerate.end());
+  plan.role = settings.Get("role", "default");
+  ENVKIT_TRY(plan.max_restarts, settings.Number("max_restarts", 0, 0));
+  plan.own_error_handling = !env.contains("TORCH_NCCL_ASYNC_ERROR_HANDLING");
+  plan.prefix =
+      settings.Get("log_line_prefix_template", Get(env, "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE"));
+  if (plan.nodes.nodes == 1 && plan.nodes.run_id == "none") {
+    plan.nodes.run_id = fmt::format("envkit-{}", getpid());
+  }
 
+  const std::string log_dir = settings.Get("log_dir");
   const std::string run_directory = Get(env, "ENVKIT_RUN_DIR");
-  if (!options.log_dir.empty()) {
-    plan.log_dir = fs::absolute(options.log_dir).lexically_normal();
+  if (!log_dir.empty()) {
+    plan.log_dir = fs::absolute(log_dir).lexically_normal();
+    // As torchrun: several jobs may share the directory.
+    if (options.personality != Personality::kEnvkit) {
+      plan.log_dir /= plan.nodes.run_id + "_" + RandomName();
+    }
   } else if (!run_directory.empty()) {
     plan.log_dir = fs::path(run_directory) / "log";
   } else {
@@ -155,41 +478,65 @@ Result<LaunchPlan> PlanLaunch(const LaunchOptions& options, const HostFacts& fac
     // So that all ranks agree on one record.
     plan.env.emplace_back("ENVKIT_RUN_DIR", plan.new_run_directory.string());
   }
-
-  const std::string world = std::to_string(workers.processes);
-  const auto add = [&](const char* name, std::string value) {
-    plan.env.emplace_back(name, std::move(value));
-  };
-  add("WORLD_SIZE", world);
-  add("LOCAL_WORLD_SIZE", world);
-  add("GROUP_RANK", "0");
-  add("GROUP_WORLD_SIZE", "1");
-  add("ROLE_NAME", "default");
-  add("ROLE_WORLD_SIZE", world);
-  add("MASTER_ADDR", plan.master_addr);
-  add("TORCHELASTIC_RESTART_COUNT", "0");
-  add("TORCHELASTIC_MAX_RESTARTS", "0");
-  add("TORCHELASTIC_RUN_ID", fmt::format("envkit-{}", getpid()));
-  // "True" would make the ranks wait for a TCPStore that only torchrun's agent serves.
-  add("TORCHELASTIC_USE_AGENT_STORE", "False");
-  if (!env.contains("TORCH_NCCL_ASYNC_ERROR_HANDLING")) {
-    add("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1");
-  }
-  if (!env.contains("OMP_NUM_THREADS")) {
-    add("OMP_NUM_THREADS", std::to_string(std::max(1, facts.cpus / workers.processes)));
-  }
-  for (int rank = 0; rank < workers.processes; ++rank) {
-    const std::string number = std::to_string(rank);
-    RankPlan one;
-    one.rank = rank;
-    one.log_dir = plan.log_dir / "attempt_0" / number;
-    one.env = {{"RANK", number},
-               {"LOCAL_RANK", number},
-               {"ROLE_RANK", number},
-               {"TORCHELASTIC_ERROR_FILE", (one.log_dir / "error.json").string()}};
-    plan.ranks.push_back(std::move(one));
+  for (const auto& [name, setting] : settings.all()) {
+    if (name == "nproc_per_node" || name == "num_processes" || name == "grace" ||
+        name == "deepspeed_fields" || name == "num_cpu_threads_per_process") {
+      continue;
+    }
+    plan.explained.push_back({name, setting.value, setting.source});
   }
   return plan;
+}
+
+fs::path RankLogs(const LaunchPlan& plan, const Placement& place, std::size_t index) {
+  // Global ranks, so that nodes may share a directory; torchrun has the local ones, in a directory
+  // for each node.
+  const int rank = plan.ranks[index].local_rank +
+                   (plan.personality == Personality::kEnvkit ? place.first_rank : 0);
+  return plan.log_dir / fmt::format("attempt_{}", place.attempt) / std::to_string(rank);
+}
+
+Variables RankVariables(const LaunchPlan& plan, const Placement& place, std::size_t index) {
+  const RankPlan& own = plan.ranks[index];
+  const std::string rank = std::to_string(place.first_rank + own.local_rank);
+  const std::string world = std::to_string(place.world_size);
+  Variables variables{
+      {"RANK", rank},
+      {"LOCAL_RANK", plan.virtual_local_rank ? "0" : std::to_string(own.local_rank)},
+      {"WORLD_SIZE", world},
+      {"LOCAL_WORLD_SIZE", std::to_string(plan.ranks.size())},
+      {"GROUP_RANK", std::to_string(place.node_rank)},
+      {"GROUP_WORLD_SIZE", std::to_string(plan.nodes.nodes)},
+      {"ROLE_NAME", plan.role},
+      {"ROLE_RANK", rank},
+      {"ROLE_WORLD_SIZE", world},
+      {"MASTER_ADDR", place.master_addr},
+      {"MASTER_PORT", std::to_string(place.master_port)},
+      {"TORCHELASTIC_RESTART_COUNT", std::to_string(place.attempt)},
+      {"TORCHELASTIC_MAX_RESTARTS", std::to_string(plan.max_restarts)},
+      {"TORCHELASTIC_RUN_ID", plan.nodes.run_id},
+      // "True" would make the ranks wait for a TCPStore that only torchrun's agent serves.
+      {"TORCHELASTIC_USE_AGENT_STORE", "False"},
+      {"TORCHELASTIC_ERROR_FILE", (RankLogs(plan, place, index) / "error.json").string()}};
+  if (plan.own_error_handling) variables.emplace_back("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1");
+  for (const Variables* more : {&plan.env, &own.env}) {
+    variables.insert(variables.end(), more->begin(), more->end());
+  }
+  return variables;
+}
+
+std::string ExplainText(const LaunchPlan& plan) {
+  std::size_t name = 0;
+  std::size_t value = 0;
+  for (const Explained& one : plan.explained) {
+    name = std::max(name, one.name.size());
+    value = std::max(value, std::min<std::size_t>(one.value.size(), 24));
+  }
+  std::string text;
+  for (const Explained& one : plan.explained) {
+    text += fmt::format("{:<{}}  {:<{}}  {}\n", one.name, name, one.value, value, one.source);
+  }
+  return text;
 }
 
 std::vector<std::string> MergedEnvironment(const Environment& env,

@@ -4,8 +4,12 @@
 #include <netinet/in.h>
 #include <pwd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #include <cerrno>
+#include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -104,6 +108,25 @@ std::optional<int> FindSocketOwner(const fs::path& proc, const std::string& inod
   return std::nullopt;
 }
 
+// A name in the abstract namespace, which each network namespace has its own of, and which is free
+// again when its last holder ends, however that ends.
+std::string ClaimName(int port) { return fmt::format("envkit-launch/port/{}", port); }
+
+// False: another launch has it.
+bool Claim(int port, Fd& held) {
+  const std::string name = ClaimName(port);
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  name.copy(address.sun_path + 1, sizeof address.sun_path - 1);
+  const auto length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
+  Fd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!fd) return true;
+  const bool bound = bind(fd.get(), reinterpret_cast<sockaddr*>(&address), length) == 0;
+  if (!bound && errno == EADDRINUSE) return false;
+  if (bound) held = std::move(fd);
+  return true;
+}
+
 std::string Shortened(std::string text, std::size_t limit) {
   for (char& c : text) {
     if (static_cast<unsigned char>(c) < ' ') c = ' ';
@@ -113,10 +136,28 @@ std::string Shortened(std::string text, std::size_t limit) {
   return text;
 }
 
+PortHolder Describe(unsigned uid, const std::string& inode, const fs::path& proc) {
+  PortHolder holder;
+  holder.user = UserName(uid);
+  holder.may_stop = geteuid() == 0 || geteuid() == uid;
+  holder.pid = FindSocketOwner(proc, inode);
+  if (!holder.pid) return holder;
+  const fs::path process = proc / std::to_string(*holder.pid);
+  holder.program = Shortened(ReadAll(process / "comm"), 40);
+  const std::string command = ReadAll(process / "cmdline");
+  const std::size_t first = command.find('\0');
+  if (first != std::string::npos) holder.arguments = Shortened(command.substr(first + 1), 60);
+  return holder;
+}
+
 }  // namespace
 
 Result<HeldPort> HoldPort(int wanted) {
   HeldPort held;
+  if (wanted != 0 && !Claim(wanted, held.claim)) {
+    auto holder = FindPortHolder(wanted);  // its rank 0, once that listens
+    return Unexpected(PortTaken(wanted, holder ? holder : FindClaimHolder(wanted)));
+  }
   int error = Bind(AF_INET6, wanted, held.socket);
   if (error == EAFNOSUPPORT || error == EADDRNOTAVAIL || error == EPROTONOSUPPORT) {
     error = Bind(AF_INET, wanted, held.socket);  // IPv6 is switched off here
@@ -132,6 +173,8 @@ Result<HeldPort> HoldPort(int wanted) {
     return Missing(fmt::format("no port for the ranks to meet at: {}", std::strerror(error)));
   }
   held.port = BoundPort(held.socket);
+  // A launch that was told to use the very port that we were given: there are others.
+  if (wanted == 0 && !Claim(held.port, held.claim)) return HoldPort(0);
   return held;
 }
 
@@ -139,23 +182,36 @@ std::optional<PortHolder> FindPortHolder(int port, const fs::path& proc) {
   auto listener = FindListener(proc / "net/tcp", port);
   if (!listener) listener = FindListener(proc / "net/tcp6", port);
   if (!listener) return std::nullopt;
-  PortHolder holder;
-  holder.user = UserName(listener->uid);
-  holder.pid = FindSocketOwner(proc, listener->inode);
-  if (!holder.pid) return holder;
-  const fs::path process = proc / std::to_string(*holder.pid);
-  holder.program = Shortened(ReadAll(process / "comm"), 40);
-  const std::string command = ReadAll(process / "cmdline");
-  const std::size_t first = command.find('\0');
-  if (first != std::string::npos) holder.arguments = Shortened(command.substr(first + 1), 60);
-  return holder;
+  return Describe(listener->uid, listener->inode, proc);
+}
+
+// Columns: address references protocol flags type state inode path; "@" stands for the 0 byte.
+std::optional<PortHolder> FindClaimHolder(int port, const fs::path& proc) {
+  std::ifstream in(proc / "net/unix");
+  const std::string wanted = "@" + ClaimName(port);
+  for (std::string line; std::getline(in, line);) {
+    std::istringstream words(line);
+    std::string address, references, protocol, flags, type, state, inode, path;
+    words >> address >> references >> protocol >> flags >> type >> state >> inode >> path;
+    if (path != wanted) continue;
+    const auto pid = FindSocketOwner(proc, inode);
+    struct stat info {};
+    const std::string process = (proc / std::to_string(pid.value_or(0))).string();
+    const bool known = pid && stat(process.c_str(), &info) == 0;
+    PortHolder holder = Describe(known ? info.st_uid : geteuid(), inode, proc);
+    if (!known) holder.user = "another";
+    holder.may_stop = known && holder.may_stop;
+    return holder;
+  }
+  return std::nullopt;
 }
 
 Error PortTaken(int port, const std::optional<PortHolder>& holder) {
   Error error;
   error.code = ExitCode::kMissing;
   error.what = fmt::format("port {} is in use", port);
-  std::string stop = "stop that process";
+  std::string stop = "choose another port";
+  if (holder && holder->may_stop && holder->pid) stop = "stop that process";
   if (holder && holder->pid) {
     error.what +=
         fmt::format(" by {} (pid {}, user {}{}{})", holder->program, *holder->pid, holder->user,
@@ -163,8 +219,6 @@ Error PortTaken(int port, const std::optional<PortHolder>& holder) {
   } else if (holder) {
     error.what +=
         fmt::format(" by a process of user {} that is not visible from here", holder->user);
-  } else {
-    stop = "choose another port";
   }
   error.next = "Leave out --master-port to have a free one chosen, or " + stop + ".";
   return error;

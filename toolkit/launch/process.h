@@ -41,6 +41,7 @@ struct SpawnSpec {
   bool new_session = false;         // a session and process group of its own
   bool foreground = false;          // a process group of its own, which gets the terminal
   bool die_with_parent = false;     // SIGKILL when we end
+  std::vector<int> cpus;            // it is bound to these; empty: to what we are
   sigset_t mask{};                  // the signal mask that the program starts with
 };
 
@@ -61,6 +62,9 @@ std::vector<pid_t> ChildrenOf(pid_t pid);
 void SignalDescendants(int signal);
 
 bool HasChildren();
+
+// Whether PID catches SIGNAL (SigCgt of its status); true where that cannot be read.
+bool HandlesSignal(pid_t pid, int signal);
 
 // The file that a shell would run for NAME: as it is where it has a slash, else on PATH.
 struct FoundProgram {

@@ -124,9 +124,10 @@ std::string SignalName(int signal) {
   return fmt::format("signal {}", signal);
 }
 
-std::string EndText(const RankEnd& end, bool on_gpu) {
-  const std::string who = fmt::format("rank {} (pid {}{})", end.rank, end.pid,
-                                      on_gpu ? fmt::format(", GPU {}", end.rank) : "");
+std::string EndText(const RankEnd& end) {
+  const std::string who =
+      fmt::format("rank {}{} (pid {}{})", end.rank, end.host.empty() ? "" : " on " + end.host,
+                  end.pid, end.gpu.empty() ? "" : ", GPU " + end.gpu);
   return end.signal != 0
              ? fmt::format("{} ended with signal {} ({})", who, end.signal, SignalName(end.signal))
              : fmt::format("{} ended with exit code {}", who, end.code);
@@ -265,26 +266,32 @@ std::string FailureText(const FailureReport& report) {
   return text + fmt::format("exit code {}\n", report.exit_code);
 }
 
-bool WriteOutcome(const fs::path& log_dir, const Outcome& outcome) {
+std::string CauseJson(const RankEnd& end, const std::string& text, const std::string& cause) {
+  nlohmann::ordered_json root;
+  root["rank"] = end.rank;
+  root["pid"] = end.pid;
+  root["exit_code"] = end.code;
+  root["signal"] = nullptr;
+  if (end.signal != 0) root["signal"] = SignalName(end.signal);
+  if (!end.host.empty()) root["host"] = end.host;
+  root["text"] = text;
+  if (!cause.empty()) root["cause"] = cause;
+  return root.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+bool WriteOutcome(const fs::path& file, const Outcome& outcome) {
   nlohmann::ordered_json document;
   document["exit_code"] = outcome.exit_code;
   document["world_size"] = outcome.world_size;
+  document["attempts"] = outcome.attempts;
   document["root_cause"] = nullptr;
-  if (outcome.root_cause) {
-    const RankEnd& end = *outcome.root_cause;
-    auto& root = document["root_cause"];
-    root["rank"] = end.rank;
-    root["pid"] = end.pid;
-    root["exit_code"] = end.code;
-    root["signal"] = nullptr;
-    if (end.signal != 0) root["signal"] = SignalName(end.signal);
-    root["text"] = outcome.text;
-    if (!outcome.cause.empty()) root["cause"] = outcome.cause;
+  if (!outcome.cause.empty()) {
+    document["root_cause"] = nlohmann::ordered_json::parse(outcome.cause, nullptr, false);
   }
   const std::string text =
       document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
-  const fs::path file = log_dir / "outcome.json";
-  const fs::path temporary = log_dir / fmt::format(".outcome.json.{}", getpid());
+  const fs::path temporary =
+      file.parent_path() / fmt::format(".{}.{}", file.filename().string(), getpid());
   const Fd fd(open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
   if (!fd) return false;
   const bool written =

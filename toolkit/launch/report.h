@@ -21,10 +21,12 @@ struct RankEnd {
   int rank = 0;
   pid_t pid = 0;
   int code = 0;
-  int signal = 0;  // 0: it exited by itself
+  int signal = 0;    // 0: it exited by itself
+  std::string gpu;   // "2, GPU-5f3c…"; empty: none of its own
+  std::string host;  // empty where there is only one node
 };
 // "rank 2 (pid 48213, GPU 2) ended with signal 9 (SIGKILL)"
-std::string EndText(const RankEnd& end, bool on_gpu);
+std::string EndText(const RankEnd& end);
 
 // Counters of the OOM killer; what grew between two readings happened in between.
 struct OomCounters {
@@ -66,14 +68,16 @@ std::string RankList(const std::vector<int>& ranks);       // "ranks 0, 1, 3", "
 std::string DurationText(std::chrono::milliseconds time);  // "31 ms", "2.1 s"
 std::string MemoryText(std::uint64_t bytes);               // "64 GiB": limits are set in these
 
-// LOG_DIR/outcome.json, complete or not at all. False where it cannot be written (errno).
+// What outcome.json says of the root cause.
+std::string CauseJson(const RankEnd& end, const std::string& text, const std::string& cause);
+
+// FILE, complete or not at all. False where it cannot be written (errno).
 struct Outcome {
   int exit_code = 0;
   int world_size = 0;
-  std::optional<RankEnd> root_cause;
-  std::string text;
-  std::string cause;
+  int attempts = 1;
+  std::string cause;  // CauseJson; empty: nothing failed
 };
-bool WriteOutcome(const std::filesystem::path& log_dir, const Outcome& outcome);
+bool WriteOutcome(const std::filesystem::path& file, const Outcome& outcome);
 
 }  // namespace envkit

@@ -3,7 +3,8 @@
 # an image's builder root can include this file as it is.
 get_filename_component(_toolkit ${CMAKE_CURRENT_LIST_DIR}/.. ABSOLUTE)
 file(GLOB _sources CONFIGURE_DEPENDS ${_toolkit}/host/*.cpp ${_toolkit}/launch/*.cpp)
-add_executable(envkit-launch ${_toolkit}/base/result.cpp ${_sources})
+add_executable(envkit-launch ${_toolkit}/base/result.cpp ${_toolkit}/base/text.cpp
+               ${_sources})
 target_include_directories(envkit-launch PRIVATE ${_toolkit})
 target_compile_features(envkit-launch PRIVATE cxx_std_20)
 target_compile_definitions(envkit-launch PRIVATE FMT_HEADER_ONLY
@@ -17,4 +18,5 @@ if(ENVKIT_SANITIZE)
                          -fno-omit-frame-pointer)
   target_link_options(envkit-launch PRIVATE -fsanitize=${ENVKIT_SANITIZE})
 endif()
+target_link_libraries(envkit-launch PRIVATE ${CMAKE_DL_LIBS})
 install(TARGETS envkit-launch RUNTIME DESTINATION bin)

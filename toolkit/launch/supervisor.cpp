@@ -10,14 +10,18 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <system_error>
 #include <vector>
 
+#include "launch/fold.h"
+#include "launch/nodes.h"
 #include "launch/output.h"
 #include "launch/process.h"
 #include "launch/report.h"
@@ -35,9 +39,10 @@ constexpr std::size_t kTail = 4096;         // bytes of a stream that are kept f
 constexpr auto kOrphanGrace = 2s;           // for what outlives its rank
 constexpr auto kGiveUp = 10s;               // after SIGKILL
 constexpr auto kRepeatedInterrupt = 200ms;  // `timeout` and shells send a signal twice at once
+constexpr auto kSameSignal = 5s;            // one notice that reaches several nodes
 constexpr std::size_t kEndingQueue = 16 << 20;
 
-enum class Source : std::uint32_t { kDeath, kOutput, kSignal, kParent, kSink };
+enum class Source : std::uint32_t { kDeath, kOutput, kSignal, kParent, kSink, kNodes };
 
 std::uint64_t Tag(Source source, std::size_t index) {
   return (static_cast<std::uint64_t>(source) << 32) | index;
@@ -60,9 +65,11 @@ struct Rank {
   Channel channels[2];
   std::chrono::system_clock::time_point ended_at;  // to compare with the times of files
   Clock::time_point ended;
+  std::string prefix;  // of its lines, where the user has a template for it
 };
 
 enum class Phase {
+  kWaiting,  // no ranks: for other nodes, or for what comes next
   kRunning,
   kStopping,  // asked to end; at DEADLINE comes SIGKILL
   kOrphans,   // every rank has ended, and something they started has not
@@ -71,12 +78,13 @@ enum class Phase {
 
 class Supervisor {
  public:
-  Supervisor(const LaunchPlan& plan, HeldPort port, Supervised link)
+  Supervisor(const LaunchPlan& plan, HeldPort port, NodeSetup setup, Supervised link)
       : plan_(plan),
         port_(std::move(port)),
         link_(std::move(link)),
         console_(STDOUT_FILENO, STDERR_FILENO),
-        ranks_(plan.ranks.size()) {}
+        folders_{Folder(Colours(kOut)), Folder(Colours(kErr))},
+        nodes_(plan, std::move(setup.listener), std::move(setup.local), port_.port) {}
 
   int Run();
 
@@ -89,12 +97,22 @@ class Supervisor {
   }
   void Unwatch(int fd) { epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr); }
 
-  bool StartRanks();
-  bool StartRank(std::size_t index, const std::map<std::string, std::string>& env, int null_fd);
+  bool Colours(Stream stream) {
+    return console_.sink(stream).terminal() && std::getenv("NO_COLOR") == nullptr;
+  }
+  void HeedNodes();
+  void StartAttempt(const Placement& place);
+  bool StartRanks(std::string& error);
+  bool StartRank(std::size_t index, const std::map<std::string, std::string>& env, int null_fd,
+                 std::string& error);
+  std::string Prefix(std::size_t index) const;
+  void Show(std::size_t index, Stream stream, std::string_view lines);
+  void LetOutFolded(Clock::time_point now);
   void OnDeath(Rank& rank);
   void OnOutput(std::size_t index, Stream stream);
   void OnSignals();
-  void OnSignal(int signal);
+  void OnSignal(int signal, bool from_node = false);
+  void PassOn(int signal);
   void ReapOrphans();
   void Fail(const Rank& rank, std::string headline = "");
   void StopRanks(Clock::duration grace);
@@ -107,30 +125,46 @@ class Supervisor {
   }
   void Drain();
   void FlushConsole();
+  void AttemptOver();
   int Finish();
+  std::optional<std::chrono::nanoseconds> FailedAt(const Rank& rank) const;
   const Rank* RootCause() const;
   int CodeWithoutFailure() const;
   std::string LogFile(const Rank& rank) const;
   FailureReport DescribeFailure(const Rank& root);
-  void Say(const std::string& text) {
-    if (!plan_.quiet) console_.Message(text);
+  void Message(const std::string& text) {
+    LetOutFolded(Clock::time_point::max());
+    console_.Message(text);
   }
+  void Say(const std::string& text) {
+    if (!plan_.quiet) Message(text);
+  }
+  std::size_t IndexOf(const Rank& rank) const {
+    return static_cast<std::size_t>(&rank - ranks_.data());
+  }
+  fs::path Logs(const Rank& rank) const { return RankLogs(plan_, place_, IndexOf(rank)); }
 
   const LaunchPlan& plan_;
   HeldPort port_;  // kept bound to the end: see port.h
   Supervised link_;
   Console console_;
+  Folder folders_[2];
+  Nodes nodes_;
+  Placement place_;
   std::vector<Rank> ranks_;
   Fd epoll_;
   Fd signals_;
   OomCounters oom_before_;
-  Phase phase_ = Phase::kRunning;
+  Phase phase_ = Phase::kWaiting;
+  std::string stop_reason_;                // another node's failure
+  std::optional<NodeReport> result_;       // the job's: all is over
+  std::map<int, Clock::time_point> seen_;  // signals, by number
   std::optional<Clock::time_point> deadline_;
   std::optional<Clock::time_point> preempted_until_;
   Clock::time_point kill_time_;
   Clock::time_point failed_time_;
-  std::optional<int> first_failed_;
-  std::string headline_;  // where it is not simply how the rank ended
+  std::optional<std::size_t> first_failed_;  // an index
+  std::string headline_;                     // where it is not simply how the rank ended
   int stop_signal_ = 0;
   Clock::time_point stop_time_;
   bool parent_gone_ = false;
@@ -141,48 +175,78 @@ class Supervisor {
   std::vector<char> buffer_ = std::vector<char>(64 << 10);
 };
 
+std::string Supervisor::Prefix(std::size_t index) const {
+  if (plan_.prefix.empty()) return "";
+  const int local = plan_.ranks[index].local_rank;
+  std::string prefix = plan_.prefix;
+  const std::pair<const char*, std::string> macros[] = {
+      {"role_name", plan_.role},
+      {"local_rank", std::to_string(local)},
+      {"rank", std::to_string(place_.first_rank + local)},
+      {"hostname", HostName()}};
+  for (const auto& [name, value] : macros) {
+    for (const std::string& macro : {fmt::format("${{{}}}", name), fmt::format("${}", name)}) {
+      for (std::size_t at = 0; (at = prefix.find(macro, at)) != std::string::npos;) {
+        prefix.replace(at, macro.size(), value);
+        at += value.size();
+      }
+    }
+  }
+  return prefix;
+}
+
 bool Supervisor::StartRank(std::size_t index, const std::map<std::string, std::string>& env,
-                           int null_fd) {
+                           int null_fd, std::string& error) {
   const RankPlan& plan = plan_.ranks[index];
   Rank& rank = ranks_[index];
-  rank.end.rank = plan.rank;
+  rank.end.rank = place_.first_rank + plan.local_rank;
+  rank.end.gpu = plan.gpu;
+  if (plan_.nodes.nodes > 1) rank.end.host = HostName();
+  rank.prefix = Prefix(index);
+  const fs::path directory = RankLogs(plan_, place_, index);
+  std::error_code made;
+  fs::create_directories(directory, made);
+  fs::remove(directory / "error.json", made);
   Fd write_ends[2];
   for (const Stream stream : {kOut, kErr}) {
     Channel& channel = rank.channels[stream];
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) != 0) {
-      console_.Message(ErrnoText("error: cannot make a pipe for the ranks: pipe2") + "\n");
+      error = ErrnoText("cannot make a pipe for the ranks: pipe2");
       return false;
     }
     channel.pipe = Fd(ends[0]);
     write_ends[stream] = Fd(ends[1]);
     fcntl(ends[0], F_SETFL, O_NONBLOCK);
-    const fs::path file = plan.log_dir / (stream == kOut ? "stdout.log" : "stderr.log");
+    const fs::path file = directory / (stream == kOut ? "stdout.log" : "stderr.log");
     channel.log = Fd(open(file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0644));
     if (!channel.log) {
-      console_.Message(
-          fmt::format("error: cannot write {}: {}\n", file.string(), std::strerror(errno)));
+      error = fmt::format("cannot write {}: {}", file.string(), std::strerror(errno));
       return false;
     }
-    channel.cutter = LineCutter(fmt::format("[{}] ", plan.rank));
   }
   SpawnSpec spec;
   spec.program = plan_.program;
   spec.argv = plan_.argv;
-  spec.env =
-      MergedEnvironment(env, {plan_.env, {{"MASTER_PORT", std::to_string(port_.port)}}, plan.env});
-  spec.in = plan.rank == 0 ? -1 : null_fd;  // a debugger or a pipe feeds rank 0
+  for (std::string& word : spec.argv) {  // torchrun's only macro
+    constexpr std::string_view kMacro = "${local_rank}";
+    for (std::size_t at = 0; (at = word.find(kMacro, at)) != std::string::npos;) {
+      word.replace(at, kMacro.size(), std::to_string(plan.local_rank));
+    }
+  }
+  spec.env = MergedEnvironment(env, {RankVariables(plan_, place_, index)});
+  spec.in = rank.end.rank == 0 ? -1 : null_fd;  // a debugger or a pipe feeds rank 0
   spec.out = write_ends[kOut].get();
   spec.err = write_ends[kErr].get();
+  spec.cpus = plan.cpus;
   spec.new_session = true;
   spec.die_with_parent = true;  // the last line of defence, should both of us be killed at once
   spec.mask = link_.rank_mask;
   const Spawned spawned = Spawn(spec);
   if (spawned.pid < 0) {
-    console_.Message(fmt::format("error: cannot run {}: {}\n", plan_.program,
-                                 spawned.error == ENOEXEC
-                                     ? "it is neither a program nor a script with #!"
-                                     : std::strerror(spawned.error)));
+    error = fmt::format("cannot run {}: {}", plan_.program,
+                        spawned.error == ENOEXEC ? "it is neither a program nor a script with #!"
+                                                 : std::strerror(spawned.error));
     return false;
   }
   rank.end.pid = spawned.pid;
@@ -196,13 +260,72 @@ bool Supervisor::StartRank(std::size_t index, const std::map<std::string, std::s
   return true;
 }
 
-bool Supervisor::StartRanks() {
+bool Supervisor::StartRanks(std::string& error) {
   const std::map<std::string, std::string> env = OwnEnvironment();
   const Fd null(open("/dev/null", O_RDONLY | O_CLOEXEC));
   for (std::size_t i = 0; i < ranks_.size(); ++i) {
-    if (!StartRank(i, env, null.get())) return false;
+    if (!StartRank(i, env, null.get(), error)) return false;
   }
   return true;
+}
+
+void Supervisor::StartAttempt(const Placement& place) {
+  place_ = place;
+  if (place.attempt > 0) {
+    Say(fmt::format("restart   attempt {} of {}: all ranks anew\n", place.attempt + 1,
+                    plan_.max_restarts + 1));
+  }
+  ranks_ = std::vector<Rank>(plan_.ranks.size());
+  phase_ = Phase::kRunning;
+  deadline_.reset();
+  preempted_until_.reset();
+  first_failed_.reset();
+  headline_.clear();
+  stop_reason_.clear();
+  oom_before_ = ReadOomCounters();
+  std::string error;
+  if (StartRanks(error)) return;
+  EndAllDescendants();
+  NodeReport report;
+  report.failed = true;
+  report.exit_code = 126;
+  report.text = fmt::format("error: {}\n", error);
+  report.failed_at_ns = std::chrono::system_clock::now().time_since_epoch().count();
+  for (Rank& rank : ranks_) {
+    rank.running = false;
+    for (Channel& channel : rank.channels) channel.pipe.Close();
+    rank.pidfd.Close();
+  }
+  phase_ = Phase::kWaiting;
+  nodes_.Failed();
+  nodes_.Over(std::move(report));
+}
+
+void Supervisor::HeedNodes() {
+  for (auto events = nodes_.Take(); !events.empty(); events = nodes_.Take()) {
+    for (NodeEvent& event : events) {
+      switch (event.kind) {
+        case NodeEvent::Kind::kStart:
+          StartAttempt(event.place);
+          break;
+        case NodeEvent::Kind::kStop:
+          if (phase_ != Phase::kRunning) break;
+          stop_reason_ = event.text;
+          failed_time_ = Clock::now();
+          StopRanks(plan_.failure_grace);
+          break;
+        case NodeEvent::Kind::kSignal:
+          OnSignal(event.number, true);
+          break;
+        case NodeEvent::Kind::kSay:
+          Say(event.text);
+          break;
+        case NodeEvent::Kind::kEnd:
+          result_ = std::move(event.report);
+          break;
+      }
+    }
+  }
 }
 
 void Supervisor::OnDeath(Rank& rank) {
@@ -234,10 +357,11 @@ void Supervisor::OnDeath(Rank& rank) {
 }
 
 void Supervisor::Fail(const Rank& rank, std::string headline) {
-  first_failed_ = rank.end.rank;
+  first_failed_ = IndexOf(rank);
   headline_ = std::move(headline);
   failed_time_ = Clock::now();
   StopRanks(plan_.failure_grace);
+  nodes_.Failed();
 }
 
 // Everything below us, not only the ranks: their loaders' workers, and what those started.
@@ -266,7 +390,7 @@ void Supervisor::OnOutput(std::size_t index, Stream stream) {
   if (got <= 0) {
     std::string lines;
     channel.cutter.Finish(lines);
-    console_.Lines(stream, lines);
+    Show(index, stream, lines);
     if (channel.polled) Unwatch(channel.pipe.get());
     channel.polled = false;
     channel.pipe.Close();
@@ -281,21 +405,37 @@ void Supervisor::OnOutput(std::size_t index, Stream stream) {
       const int error = errno;
       channel.log.Close();
       if (!log_error_said_) {
-        console_.Message(fmt::format("warning: the logs are incomplete from here on: {}: {}\n",
-                                     LogFile(rank), std::strerror(error)));
+        Message(fmt::format("warning: the logs are incomplete from here on: {}: {}\n",
+                            LogFile(rank), std::strerror(error)));
       }
       log_error_said_ = true;
     }
   }
   channel.tail += bytes.substr(bytes.size() - std::min(bytes.size(), kTail));
   if (channel.tail.size() > 4 * kTail) channel.tail.erase(0, channel.tail.size() - kTail);
-  if (rank.end.rank == 0) {
+  if (!plan_.ranks[index].shown[stream]) return;
+  if (rank.end.rank == 0 && rank.prefix.empty()) {
     console_.Raw(stream, bytes);
     return;
   }
   std::string lines;
   channel.cutter.Add(bytes, lines);
-  console_.Lines(stream, lines);
+  Show(index, stream, lines);
+}
+
+void Supervisor::Show(std::size_t index, Stream stream, std::string_view lines) {
+  if (!plan_.ranks[index].shown[stream]) return;
+  const Rank& rank = ranks_[index];
+  const auto now = Clock::now();
+  while (!lines.empty()) {
+    const std::size_t end = std::min(lines.find('\n'), lines.size());
+    folders_[stream].Add(rank.end.rank, rank.prefix, lines.substr(0, end), now);
+    lines.remove_prefix(std::min(end + 1, lines.size()));
+  }
+}
+
+void Supervisor::LetOutFolded(Clock::time_point now) {
+  for (const Stream stream : {kOut, kErr}) console_.Lines(stream, folders_[stream].Take(now));
 }
 
 void Supervisor::OnSignals() {
@@ -308,12 +448,26 @@ void Supervisor::OnSignals() {
   }
 }
 
-void Supervisor::OnSignal(int signal) {
-  const auto forward = [&](int what) {
-    for (const Rank& rank : ranks_) {
-      if (rank.running) kill(rank.end.pid, what);  // not reaped yet, so the number is still its own
+// To the ranks alone: their loaders' workers must live until the checkpoint is written.
+void Supervisor::PassOn(int signal) {
+  const bool notice = signal == SIGUSR1 || signal == SIGUSR2;
+  std::vector<int> unheard;
+  for (const Rank& rank : ranks_) {
+    if (!rank.running) continue;
+    // A notice kills who has no handler for it, and was not meant to.
+    if (notice && !HandlesSignal(rank.end.pid, signal)) {
+      unheard.push_back(rank.end.rank);
+    } else {
+      kill(rank.end.pid, signal);  // not reaped yet, so the number is still its own
     }
-  };
+  }
+  if (!unheard.empty()) {
+    Say(fmt::format("{}: {} has no handler for it and was spared\n", SignalName(signal),
+                    RankList(unheard)));
+  }
+}
+
+void Supervisor::OnSignal(int signal, bool from_node) {
   switch (signal) {
     case SIGCHLD:
       ReapOrphans();
@@ -324,22 +478,37 @@ void Supervisor::OnSignal(int signal) {
     case SIGCONT:
       SignalDescendants(SIGCONT);
       return;
-    case SIGUSR1:
-    case SIGUSR2:
-      forward(signal);
-      return;
     default:
       break;
   }
+  // Slurm tells every node, Kubernetes one: the ranks hear it once either way.
+  const auto seen = seen_.find(signal);
+  const bool again = seen != seen_.end() && Clock::now() - seen->second < kSameSignal;
+  if (plan_.nodes.nodes > 1 && again && (from_node || signal == SIGUSR1 || signal == SIGUSR2)) {
+    return;
+  }
+  seen_[signal] = Clock::now();
+  if (!from_node) nodes_.Signalled(signal);
+  if (signal == SIGUSR1 || signal == SIGUSR2) {
+    PassOn(signal);
+    return;
+  }
   if (phase_ == Phase::kRunning) {
-    // To the ranks alone: their loaders' workers must live until the checkpoint is written.
     stop_signal_ = signal;
     stop_time_ = Clock::now();
     phase_ = Phase::kStopping;
     deadline_ = stop_time_ + plan_.grace;
-    forward(signal);
-    Say(fmt::format("{}: ranks have {} to stop{}\n", SignalName(signal), DurationText(plan_.grace),
+    PassOn(signal);
+    Say(fmt::format("{}{}: ranks have {} to stop{}\n", SignalName(signal),
+                    from_node ? " on another node" : "", DurationText(plan_.grace),
                     signal == SIGINT ? "; once more ends them at once" : ""));
+  } else if (phase_ == Phase::kWaiting) {
+    if (stop_signal_ != 0 && !from_node && !result_) {  // nobody is waited for twice
+      result_ = NodeReport{};
+      result_->exit_code = 128 + signal;
+    }
+    stop_signal_ = signal;
+    stop_time_ = Clock::now();
   } else if (signal == SIGINT && Clock::now() - stop_time_ > kRepeatedInterrupt) {
     KillEverything();
   }
@@ -366,7 +535,10 @@ void Supervisor::ReapOrphans() {
 
 void Supervisor::Advance() {
   const auto now = Clock::now();
+  LetOutFolded(now);
   console_.Tick(now);
+  nodes_.Tick(now);
+  if (phase_ == Phase::kWaiting) return;
   if (preempted_until_ && now >= *preempted_until_ && phase_ == Phase::kRunning) {
     const auto ended = std::find_if(ranks_.begin(), ranks_.end(), [](const Rank& r) {
       return !r.running && r.end.code == kPreempted;
@@ -395,6 +567,7 @@ void Supervisor::Advance() {
       left_.push_back(fmt::format("{} (pid {})", name, pid));
     }
   }
+  if ((!AnyRunning() && !HasChildren()) || !left_.empty()) AttemptOver();
 }
 
 int Supervisor::Timeout() const {
@@ -403,6 +576,10 @@ int Supervisor::Timeout() const {
   const auto sooner = [&](Clock::time_point time) { next = next ? std::min(*next, time) : time; };
   if (preempted_until_ && phase_ == Phase::kRunning) sooner(*preempted_until_);
   if (console_.Waiting()) sooner(Clock::now() + 50ms);
+  for (const Folder& folder : folders_) {
+    if (const auto due = folder.Due()) sooner(*due);
+  }
+  if (const auto tick = nodes_.NextTick()) sooner(*tick);
   if (!next) return -1;
   const auto left = std::chrono::ceil<milliseconds>(*next - Clock::now()).count();
   return static_cast<int>(std::clamp<long long>(left, 0, 60'000));
@@ -411,7 +588,7 @@ int Supervisor::Timeout() const {
 // A reader that is slower than the ranks slows them down, as in any pipeline, but never the
 // launcher: it stops reading the pipes that lead there. While it ends the ranks, it reads on.
 void Supervisor::Throttle() {
-  const bool ending = phase_ != Phase::kRunning;
+  const bool ending = phase_ != Phase::kRunning && phase_ != Phase::kWaiting;
   for (const Stream stream : {kOut, kErr}) {
     Sink& sink = console_.sink(stream);
     if (ending) sink.Limit(kEndingQueue);
@@ -450,14 +627,10 @@ int Supervisor::Run() {
   if (!epoll_ || !signals_) return 1;
   Watch(signals_.get(), EPOLLIN, Tag(Source::kSignal, 0));
   Watch(link_.parent_alive.get(), EPOLLIN, Tag(Source::kParent, 0));
-  oom_before_ = ReadOomCounters();
-  if (!StartRanks()) {
-    EndAllDescendants();
-    FlushConsole();
-    return 126;
-  }
-  std::vector<epoll_event> events(ranks_.size() * 3 + 4);  // all at once: the order is kept
-  while ((AnyRunning() || HasChildren()) && left_.empty()) {
+  nodes_.Begin(Clock::now());
+  if (nodes_.poll_fd() >= 0) Watch(nodes_.poll_fd(), EPOLLIN, Tag(Source::kNodes, 0));
+  std::vector<epoll_event> events(plan_.ranks.size() * 3 + 5);  // all at once: the order is kept
+  for (HeedNodes(); !result_; HeedNodes()) {
     const int count =
         epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), Timeout());
     const auto each = [&](Source wanted, auto&& handle) {
@@ -470,10 +643,12 @@ int Supervisor::Run() {
     each(Source::kOutput, [&](std::size_t id) { OnOutput(id / 2, static_cast<Stream>(id % 2)); });
     each(Source::kSink, [&](std::size_t id) { console_.sink(static_cast<Stream>(id)).Flush(); });
     each(Source::kSignal, [&](std::size_t) { OnSignals(); });
+    each(Source::kNodes, [&](std::size_t) { nodes_.OnReady(Clock::now()); });
     each(Source::kParent, [&](std::size_t) {
       parent_gone_ = true;
       Unwatch(link_.parent_alive.get());
       KillEverything();
+      if (!AnyRunning() && !HasChildren()) result_ = NodeReport{};
     });
     Advance();
     Throttle();
@@ -493,6 +668,7 @@ void Supervisor::Drain() {
       }
     }
   }
+  LetOutFolded(Clock::time_point::max());
   console_.Tick(Clock::time_point::max());
 }
 
@@ -516,29 +692,30 @@ void Supervisor::FlushConsole() {
   }
 }
 
+// nullopt: it ended because we told it to.
+std::optional<std::chrono::nanoseconds> Supervisor::FailedAt(const Rank& rank) const {
+  struct stat info {};
+  const fs::path file = Logs(rank) / "error.json";
+  const auto ended = rank.ended_at.time_since_epoch();
+  if (stat(file.c_str(), &info) == 0) {
+    const std::chrono::nanoseconds written =
+        std::chrono::seconds(info.st_mtim.tv_sec) + std::chrono::nanoseconds(info.st_mtim.tv_nsec);
+    return std::min<std::chrono::nanoseconds>(written, ended);
+  }
+  if (rank.stopped_by_us) return std::nullopt;
+  return ended;
+}
+
 // The rank whose end came first. A Python rank may take long to unwind after its exception while
 // peers die of the broken connection, so its error file's time counts where that is earlier.
 const Rank* Supervisor::RootCause() const {
   if (!first_failed_) return nullptr;
-  const Rank* root = &ranks_[static_cast<std::size_t>(*first_failed_)];
+  const Rank* root = &ranks_[*first_failed_];
   if (!headline_.empty()) return root;
-  const auto failed_at = [&](const Rank& rank) -> std::optional<std::chrono::nanoseconds> {
-    struct stat info {};
-    const fs::path file =
-        plan_.ranks[static_cast<std::size_t>(rank.end.rank)].log_dir / "error.json";
-    const auto ended = rank.ended_at.time_since_epoch();
-    if (stat(file.c_str(), &info) == 0) {
-      const std::chrono::nanoseconds written = std::chrono::seconds(info.st_mtim.tv_sec) +
-                                               std::chrono::nanoseconds(info.st_mtim.tv_nsec);
-      return std::min<std::chrono::nanoseconds>(written, ended);
-    }
-    if (rank.stopped_by_us) return std::nullopt;
-    return ended;
-  };
   for (const Rank& rank : ranks_) {
     if (rank.end.code == 0 || rank.end.code == kPreempted) continue;
-    const auto time = failed_at(rank);
-    if (time && *time < *failed_at(*root)) root = &rank;
+    const auto time = FailedAt(rank);
+    if (time && *time < *FailedAt(*root)) root = &rank;
   }
   return root;
 }
@@ -550,14 +727,13 @@ int Supervisor::CodeWithoutFailure() const {
     preempted |= rank.end.code == kPreempted;
     other |= rank.end.code != 0 && rank.end.code != kPreempted;
   }
-  if (other) return 128 + stop_signal_;
+  if (other) return stop_signal_ == 0 ? 1 : 128 + stop_signal_;
   return preempted ? kPreempted : 0;
 }
 
 std::string Supervisor::LogFile(const Rank& rank) const {
-  const fs::path& directory = plan_.ranks[static_cast<std::size_t>(rank.end.rank)].log_dir;
   const fs::path file =
-      directory / (rank.channels[kErr].tail.empty() ? "stdout.log" : "stderr.log");
+      Logs(rank) / (rank.channels[kErr].tail.empty() ? "stdout.log" : "stderr.log");
   std::error_code error;
   const fs::path near = file.lexically_proximate(fs::current_path(error));
   return near.empty() || *near.begin() == ".." ? file.string() : near.string();
@@ -566,12 +742,11 @@ std::string Supervisor::LogFile(const Rank& rank) const {
 FailureReport Supervisor::DescribeFailure(const Rank& root) {
   FailureReport report;
   const OomCounters oom = ReadOomCounters();
-  const fs::path error_file =
-      plan_.ranks[static_cast<std::size_t>(root.end.rank)].log_dir / "error.json";
+  const fs::path error_file = Logs(root) / "error.json";
   report.rank = root.end.rank;
   report.headline = headline_;
   if (headline_.empty()) {
-    report.headline = EndText(root.end, plan_.on_gpus);
+    report.headline = EndText(root.end);
     report.cause = CauseText(root.end, oom_before_, oom, ReadErrorFile(error_file));
     report.out_of_memory = root.end.signal == SIGKILL && oom.cgroup > oom_before_.cgroup;
   }
@@ -590,35 +765,55 @@ FailureReport Supervisor::DescribeFailure(const Rank& root) {
   return report;
 }
 
-int Supervisor::Finish() {
+// No process of this attempt is left here.
+void Supervisor::AttemptOver() {
   Drain();
-  Outcome outcome;
-  outcome.world_size = static_cast<int>(ranks_.size());
-  std::string text;
-  if (const Rank* root = RootCause(); root != nullptr && !parent_gone_) {
-    const FailureReport report = DescribeFailure(*root);
-    outcome.exit_code = report.exit_code;
-    outcome.root_cause = root->end;
-    outcome.root_cause->code = report.exit_code;
-    outcome.text = report.headline;
-    outcome.cause = report.cause;
-    text = FailureText(report);
-    console_.Message(text);
-  } else if (parent_gone_) {
-    outcome.exit_code = 128 + SIGKILL;
-  } else {
-    outcome.exit_code = CodeWithoutFailure();
-    const auto took = std::chrono::ceil<milliseconds>(Clock::now() - stop_time_);
-    if (outcome.exit_code == kPreempted) {
-      Say(fmt::format("preempted: the ranks ended with exit code {}\n", kPreempted));
-    } else if (stop_signal_ != 0) {
-      Say(fmt::format("stopped by {} in {}; no process is left\n", SignalName(stop_signal_),
-                      DurationText(took)));
-    }
+  phase_ = Phase::kWaiting;
+  NodeReport report;
+  if (parent_gone_) {
+    result_ = report;
+    return;
   }
-  if (!WriteOutcome(plan_.log_dir, outcome)) {
-    console_.Message(fmt::format("warning: cannot write {}: {}\n",
-                                 (plan_.log_dir / "outcome.json").string(), std::strerror(errno)));
+  if (const Rank* root = RootCause()) {
+    const FailureReport failure = DescribeFailure(*root);
+    RankEnd end = root->end;
+    end.code = failure.exit_code;
+    report.failed = true;
+    report.exit_code = failure.exit_code;
+    report.text = FailureText(failure);
+    report.cause = CauseJson(end, failure.headline, failure.cause);
+    report.failed_at_ns = FailedAt(*root).value_or(root->ended_at.time_since_epoch()).count();
+    if (nodes_.may_restart() && stop_signal_ == 0 && left_.empty()) Message(report.text);
+  } else if (stop_reason_.empty()) {
+    report.exit_code = CodeWithoutFailure();
+  }
+  nodes_.Over(std::move(report));
+}
+
+int Supervisor::Finish() {
+  Outcome outcome;
+  outcome.world_size = place_.world_size;
+  outcome.attempts = place_.attempt + 1;
+  outcome.exit_code = result_->exit_code;
+  outcome.cause = result_->cause;
+  if (parent_gone_) {
+    outcome.exit_code = 128 + SIGKILL;
+  } else if (!result_->text.empty()) {
+    Message(result_->text);
+  } else if (outcome.exit_code == kPreempted) {
+    Say(fmt::format("preempted: the ranks ended with exit code {}\n", kPreempted));
+  } else if (stop_signal_ != 0) {
+    const auto took = std::chrono::ceil<milliseconds>(Clock::now() - stop_time_);
+    Say(fmt::format("stopped by {} in {}; no process is left\n", SignalName(stop_signal_),
+                    DurationText(took)));
+  }
+  // Nodes may share the directory.
+  const std::string name = place_.node_rank == 0 || plan_.personality != Personality::kEnvkit
+                               ? "outcome.json"
+                               : fmt::format("outcome-node{}.json", place_.node_rank);
+  if (!WriteOutcome(plan_.log_dir / name, outcome)) {
+    Message(fmt::format("warning: cannot write {}: {}\n", (plan_.log_dir / name).string(),
+                        std::strerror(errno)));
   }
   FlushConsole();
   return outcome.exit_code;
@@ -626,8 +821,8 @@ int Supervisor::Finish() {
 
 }  // namespace
 
-int Supervise(const LaunchPlan& plan, HeldPort port, Supervised link) {
-  return Supervisor(plan, std::move(port), std::move(link)).Run();
+int Supervise(const LaunchPlan& plan, HeldPort port, NodeSetup setup, Supervised link) {
+  return Supervisor(plan, std::move(port), std::move(setup), std::move(link)).Run();
 }
 
 }  // namespace envkit
