@@ -336,8 +336,6 @@ TEST_CASE("data is unpacked once; a path of the user's must be there") {
   CHECK(!fs::exists(world.store.data / "data" / data.sha256));
 }
 
-}  // namespace envkit
-
 TEST_CASE("two wheels with one path are seen when they are locked, where both are in the store") {
   World world;
   CHECK(JudgePaths(world.lock, world.store).empty());
@@ -352,3 +350,5 @@ TEST_CASE("two wheels with one path are seen when they are locked, where both ar
   world.lock.wheels.back().sha256 = std::string(64, '9');  // not in the store
   CHECK(JudgePaths(world.lock, world.store).empty());
 }
+
+}  // namespace envkit

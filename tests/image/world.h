@@ -113,7 +113,7 @@ struct World {
   // With a RECORD of FILES, unless they have one.
   LockedWheel AddWheel(const std::string& name, std::uint64_t size, std::vector<ZipFile> files,
                        const std::vector<std::string>& roots = {}) {
-    LockedWheel wheel = {name, "1.0", name + "-1.0-py3-none-any.whl", "", size, roots};
+    LockedWheel wheel = {name, "1.0", name + "-1.0-py3-none-any.whl", "", size, "", roots};
     std::vector<InstalledFile> recorded;
     bool record = false;
     for (const ZipFile& file : files) {

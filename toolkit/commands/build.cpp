@@ -36,13 +36,6 @@ Result<int> RunInBuilder(const Environment& env, const std::string& variant, Con
   return result.exit_code;
 }
 
-// Of the job "train", else of the first one.
-std::vector<std::string> MainCommand(const Project& project) {
-  const auto train = project.jobs.find("train");
-  if (train != project.jobs.end()) return train->second.command;
-  return project.jobs.empty() ? std::vector<std::string>{} : project.jobs.begin()->second.command;
-}
-
 Result<int> Build(const Options& options, Context& context) {
   ENVKIT_TRY(const Environment env, LoadEnvironment(context.directory));
   std::string variant = options.variant, why;
@@ -52,9 +45,7 @@ Result<int> Build(const Options& options, Context& context) {
     if (variant == "cuda") ENVKIT_CHECK(CheckDriver(env.lock, facts));
   }
   if (options.run_in_builder) return RunInBuilder(env, variant, context);
-  const std::string profile =
-      ChooseProfile(options.profile.empty() ? env.project.profile : options.profile,
-                    MainCommand(env.project));
+  const std::string profile = MainProfile(env.project, options.profile);
   BuildReport report;
   ENVKIT_TRY(const Image image,
              BuildImage(env.project, env.lock, env.recipes, profile, variant, env.store,

@@ -33,7 +33,8 @@ Result<Environment> LoadEnvironment(const std::filesystem::path& directory) {
   Environment environment;
   ENVKIT_TRY(environment.project, LoadProject(directory));
   ENVKIT_TRY(const std::filesystem::path share, ShareDirectory());
-  ENVKIT_TRY(environment.recipes, LoadRecipes(share / "images", ProfileOptions(environment.project)));
+  ENVKIT_TRY(environment.recipes,
+             LoadRecipes(share / "images", ProfileOptions(environment.project)));
   ENVKIT_TRY(environment.lock, LoadLock(environment.project, environment.recipes));
   ENVKIT_TRY(environment.store, Store::Open());
   return environment;
@@ -67,6 +68,15 @@ std::string ChooseProfile(const std::string& wanted, const std::vector<std::stri
       one_of({"accelerate", "torchrun", "g++", "gcc"}))
     return "python";
   return "train";
+}
+
+std::string MainProfile(const Project& project, const std::string& asked) {
+  auto job = project.jobs.find("train");
+  if (job == project.jobs.end()) job = project.jobs.begin();
+  const bool any = job != project.jobs.end();
+  std::string wanted = asked.empty() ? project.profile : asked;
+  if (asked.empty() && any && job->second.profile) wanted = *job->second.profile;
+  return ChooseProfile(wanted, any ? job->second.command : std::vector<std::string>());
 }
 
 Result<BuildSandboxResult> RunInBuildSandbox(const BuildSandbox& sandbox) {

@@ -30,6 +30,8 @@ Result<std::string> ChooseVariant(const Project& project, const HostFacts& facts
 
 // "auto" is what COMMAND needs: a Python script or program "python", a session "dev", else "train".
 std::string ChooseProfile(const std::string& wanted, const std::vector<std::string>& command);
+// The profile of the project's main job (train, else the first), where ASKED is empty.
+std::string MainProfile(const Project& project, const std::string& asked);
 
 // The build's commands, run in the engine's sandbox.
 Result<BuildSandboxResult> RunInBuildSandbox(const BuildSandbox& sandbox);

@@ -6,6 +6,7 @@
 
 #include "base/files.h"
 #include "base/process.h"
+#include "image/stored.h"
 #include "image/verify_image.h"
 
 namespace envkit {
@@ -19,8 +20,7 @@ Result<Bill> CurrentBill(const fs::path& directory, const ProofRequest& request)
   if (variant.empty()) {
     ENVKIT_TRY(variant, ChooseVariant(env.project, ProbeHost(), why));
   }
-  const std::string profile =
-      ChooseProfile(request.profile.empty() ? env.project.profile : request.profile);
+  const std::string profile = MainProfile(env.project, request.profile);
   ENVKIT_TRY(const ImagePlan plan, PlanImage(env.project, env.lock, env.recipes, profile, variant));
   const auto digest = BuiltDigest(plan, env.store);
   if (!digest) {

@@ -11,8 +11,7 @@ Result<ImagePlan> PlanCurrent(const Environment& environment, const ImageChoice&
   if (variant.empty()) {
     ENVKIT_TRY(variant, ChooseVariant(environment.project, ProbeHost(), why));
   }
-  const std::string profile =
-      ChooseProfile(choice.profile.empty() ? environment.project.profile : choice.profile);
+  const std::string profile = MainProfile(environment.project, choice.profile);
   return PlanImage(environment.project, environment.lock, environment.recipes, profile, variant);
 }
 

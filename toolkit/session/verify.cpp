@@ -11,6 +11,7 @@
 #include "base/digest.h"
 #include "base/files.h"
 #include "engine/engine.h"
+#include "image/stored.h"
 #include "image/verify_image.h"
 #include "session/check_probe.h"
 #include "session/environment.h"
@@ -73,12 +74,7 @@ Result<Subject> FindSubject(const fs::path& directory, const VerifyRequest& requ
     subject.environment.project.run.mounts.clear();
   }
   const Environment& env = subject.environment;
-  std::string profile = request.profile.empty() ? env.project.profile : request.profile;
-  const auto job = env.project.jobs.find("train");
-  if (request.profile.empty() && job != env.project.jobs.end() && job->second.profile) {
-    profile = *job->second.profile;
-  }
-  profile = ChooseProfile(profile);
+  std::string profile = MainProfile(env.project, request.profile);
   std::string variant = request.variant, why;
   if (!request.image.empty()) {
     ENVKIT_TRY(subject.digest, FindByName(env.store, request.image));

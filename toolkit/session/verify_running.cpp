@@ -11,6 +11,7 @@
 #include "base/process.h"
 #include "image/build.h"
 #include "image/manifest.h"
+#include "image/stored.h"
 #include "image/verify_image.h"
 #include "session/environment.h"
 
