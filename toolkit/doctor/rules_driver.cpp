@@ -402,7 +402,7 @@ std::vector<Rule> DriverRules() {
        "The libcuda.so.1 that programs get against the loaded module. Where they differ: CUDA "
        "error "
        "803, \"unsupported display driver / cuda driver combination\".",
-       {"H02", "H03"},
+       {"H02", "H03", "H10"},
        H04},
       {"H05",
        "one version of the driver's libraries",
@@ -422,17 +422,17 @@ std::vector<Rule> DriverRules() {
        "GPUs from before Turing (compute capability below 7.5) have no open modules, and branch "
        "580 "
        "is the last that serves them.",
-       {"H02"},
+       {"H02", "H03"},
        H07},
       {"H08",
        "the driver knows this GPU",
        "A GPU needs the branch that introduced it, such as 570 for Blackwell.",
-       {"H02", "H06"},
+       {"H02", "H03", "H06"},
        H08},
       {"H09",
        "the driver's branch is maintained",
        "Branches end: 535 in June 2026; 580 is maintained until June 2028, 595 until March 2027.",
-       {"H02"},
+       {"H02", "H03", "H08", "I02"},
        H09},
       {"H10",
        "the device nodes are there and open",
