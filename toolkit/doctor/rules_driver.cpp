@@ -163,11 +163,15 @@ Outcome H04(const Facts& facts) {
   if (!module) return NotApplicable("the kernel module is not loaded");
   const LibraryCopy* library = FirstCopy(facts, "libcuda.so.1");
   if (library == nullptr) {
-    return Found(Severity::kFail,
-                 "The driver's libcuda.so.1 is missing: CUDA programs cannot start")
-        .Show("kernel module", module)
-        .Show("libcuda.so.1", "not found", "ld.so.cache and the driver's directories")
-        .Why("The kernel module is there and the driver's compute libraries are not.")
+    Outcome found =
+        Found(Severity::kFail, "The driver's libcuda.so.1 is missing: CUDA programs cannot start");
+    found.Show("kernel module", module)
+        .Show("libcuda.so.1", "not found", "ld.so.cache and the driver's directories");
+    if (facts.system.container) {
+      return found.Why("The container was started without the driver's compute part.")
+          .Run("docker run --gpus all -e NVIDIA_DRIVER_CAPABILITIES=compute,utility …");
+    }
+    return found.Why("The kernel module is there and the driver's compute libraries are not.")
         .Run(Install(facts,
                      {"libcuda1", "nvidia-driver-cuda", "nvidia-compute-G06", "nvidia-utils"}));
   }
