@@ -10,6 +10,7 @@
 #include "base/files.h"
 #include "engine/engine.h"
 #include "session/environment.h"
+#include "session/explain_failure.h"
 #include "session/record.h"
 #include "session/show_plan.h"
 
@@ -79,6 +80,10 @@ void ReportEnd(const RunPlan& plan, const fs::path& record, int code, const Wall
   } else if (code != 0) {
     terminal.Step("failed",
                   fmt::format("exit code {} · {} ({})", code, HumanSeconds(total), times));
+    if (const auto symptom = ExplainFailure(record, outcome)) {
+      terminal.Note(fmt::format("{:<11} {}", "means", symptom->meaning));
+      terminal.Note(fmt::format("{:<11} {}", "do", symptom->next));
+    }
   }
   const auto& metrics = outcome.final_metrics;
   if (code == 0) {
