@@ -182,12 +182,13 @@ struct Docker {
 };
 struct EngineFacts : Section {
   Docker docker;
-  Text podman, crun, runc, containerd;  // versions
-  Text oci;                             // envkit's own engine was tried: "runc 1.1.5"
-  std::string oci_next;                 // what would help it
-  Text toolkit, libnvidia_container;    // versions
-  bool toolkit_hook = false;            // nvidia-container-runtime-hook is on the PATH
-  std::optional<bool> no_cgroups;       // of the toolkit's config.toml
+  Text crun, runc;                    // their paths
+  Text podman, containerd;            //  // versions
+  Text oci;                           // envkit's own engine was tried: "runc 1.1.5"
+  std::string oci_next;               // what would help it
+  Text toolkit, libnvidia_container;  // versions
+  bool toolkit_hook = false;          // nvidia-container-runtime-hook is on the PATH
+  std::optional<bool> no_cgroups;     // of the toolkit's config.toml
   std::string toolkit_mode;
   std::vector<CdiSpec> cdi;
 };

@@ -42,7 +42,8 @@ std::size_t Width(std::string_view text) {  // in characters
 }
 
 std::string Padded(const std::string& text, std::size_t width) {
-  return text + std::string(width > Width(text) ? width - Width(text) : 0, ' ');
+  constexpr std::size_t kGap = 3;  // at least, after what is wider than its column
+  return text + std::string(width > Width(text) + kGap ? width - Width(text) : kGap, ' ');
 }
 
 // HEAD, then TEXT broken at blanks; further lines are indented to where it began.
@@ -84,8 +85,11 @@ std::string FindingText(const Finding& finding, const ReportStyle& style) {
     if (remedy.run.empty()) {
       text += Wrapped(head, remedy.say, style.columns);
     } else {
-      text += head + (remedy.say.empty() ? "" : Clean(remedy.say) + ":  ") +
-              Painted(Clean(remedy.run), "1", style) + "\n";
+      // "then log in again" comes after the command, "for one container" before it.
+      const bool after = remedy.say.starts_with("then ");
+      text += head + (remedy.say.empty() || after ? "" : Clean(remedy.say) + ":  ") +
+              Painted(Clean(remedy.run), "1", style) + (after ? "   " + Clean(remedy.say) : "") +
+              "\n";
     }
     head = kIndent;
   }
@@ -104,7 +108,8 @@ std::string MachineLine(const Facts& facts) {
   std::vector<std::string> parts;
   if (system.os_name) parts.push_back(*system.os_name);
   if (system.kernel) parts.push_back("kernel " + *system.kernel);
-  if (system.cpus) parts.push_back(fmt::format("{} CPUs", *system.cpus));
+  if (system.cpus)
+    parts.push_back(fmt::format("{} {}", *system.cpus, *system.cpus == 1 ? "CPU" : "CPUs"));
   if (system.memory_total) parts.push_back(GiB(*system.memory_total));
   if (system.container) parts.push_back("in a container (" + *system.container + ")");
   if (system.virtualisation)
@@ -142,6 +147,8 @@ std::string GpuLine(const Facts& facts) {
 std::string EngineLine(const Facts& facts) {
   const EngineFacts& engines = facts.engines;
   if (!engines.unknown.empty()) return "not known: " + engines.unknown;
+  if (facts.system.container && !engines.oci && !engines.docker.server)
+    return "none here; inside a container jobs run directly: envkit launch";
   std::vector<std::string> parts;
   if (engines.oci) {
     parts.push_back("oci works (" + *engines.oci + ")");
@@ -173,7 +180,9 @@ std::string JobLine(const Facts& facts, const Diagnosis& diagnosis) {
   };
   if (!engine && facts.engines.oci.unknown != "it was not tried")
     return "none can run: no engine works";
-  if (!HasGpu(facts)) return "run on the CPU (gloo)";
+  if (!HasGpu(facts))
+    return facts.pci.unknown.empty() ? "run on the CPU (gloo)"
+                                     : "run on the CPU (gloo); whether there is a GPU is not known";
   if (failed('H')) return "cannot use the GPUs as they are; on the CPU: envkit run --variant cpu";
   return failed('I') ? "the image does not fit the GPUs or their driver" : "run on the GPUs (NCCL)";
 }
@@ -187,7 +196,8 @@ std::string Ending(const Diagnosis& diagnosis, const ReportStyle& style) {
     text += fmt::format(", {} not possible here", diagnosis.unknown.size());
   if (!diagnosis.not_applicable.empty())
     text += fmt::format(", {} not applicable", diagnosis.not_applicable.size());
-  if (diagnosis.findings.empty()) text = "all clear: " + text;
+  if (diagnosis.findings.empty())
+    text = (diagnosis.unknown.empty() ? "all clear: " : "nothing wrong was found: ") + text;
   if (!style.verbose && !diagnosis.unknown.empty()) text += " (why: -v)";
   if (style.seconds >= 0) text += fmt::format("   {:.2f} s", style.seconds);
   return text + "\n";

@@ -163,11 +163,15 @@ Outcome H04(const Facts& facts) {
   if (!module) return NotApplicable("the kernel module is not loaded");
   const LibraryCopy* library = FirstCopy(facts, "libcuda.so.1");
   if (library == nullptr) {
-    return Found(Severity::kFail,
-                 "The driver's libcuda.so.1 is missing: CUDA programs cannot start")
-        .Show("kernel module", module)
-        .Show("libcuda.so.1", "not found", "ld.so.cache and the driver's directories")
-        .Why("The kernel module is there and the driver's compute libraries are not.")
+    Outcome found =
+        Found(Severity::kFail, "The driver's libcuda.so.1 is missing: CUDA programs cannot start");
+    found.Show("kernel module", module)
+        .Show("libcuda.so.1", "not found", "ld.so.cache and the driver's directories");
+    if (facts.system.container) {
+      return found.Why("The container was started without the driver's compute part.")
+          .Run("docker run --gpus all -e NVIDIA_DRIVER_CAPABILITIES=compute,utility …");
+    }
+    return found.Why("The kernel module is there and the driver's compute libraries are not.")
         .Run(Install(facts,
                      {"libcuda1", "nvidia-driver-cuda", "nvidia-compute-G06", "nvidia-utils"}));
   }
@@ -402,7 +406,7 @@ std::vector<Rule> DriverRules() {
        "The libcuda.so.1 that programs get against the loaded module. Where they differ: CUDA "
        "error "
        "803, \"unsupported display driver / cuda driver combination\".",
-       {"H02", "H03"},
+       {"H02", "H03", "H10"},
        H04},
       {"H05",
        "one version of the driver's libraries",
@@ -422,17 +426,17 @@ std::vector<Rule> DriverRules() {
        "GPUs from before Turing (compute capability below 7.5) have no open modules, and branch "
        "580 "
        "is the last that serves them.",
-       {"H02"},
+       {"H02", "H03"},
        H07},
       {"H08",
        "the driver knows this GPU",
        "A GPU needs the branch that introduced it, such as 570 for Blackwell.",
-       {"H02", "H06"},
+       {"H02", "H03", "H06"},
        H08},
       {"H09",
        "the driver's branch is maintained",
        "Branches end: 535 in June 2026; 580 is maintained until June 2028, 595 until March 2027.",
-       {"H02"},
+       {"H02", "H03", "H08", "I02"},
        H09},
       {"H10",
        "the device nodes are there and open",

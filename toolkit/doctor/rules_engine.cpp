@@ -437,7 +437,7 @@ std::vector<Rule> EngineRules() {
        "the driver's libraries are there for containers",
        "\"load library failed: libnvidia-ml.so.1\": the host lacks the driver, whatever the image "
        "has.",
-       {"H02"},
+       {"H02", "H04"},
        D02},
       {"D03",
        "docker --gpus works",

@@ -399,7 +399,7 @@ Outcome H22(const Facts& facts) {
       .Why(
           "PCIe access control or address translation redirects peer-to-peer traffic to the root "
           "complex, though the driver reports peer access as fine.")
-      .Run("NCCL_P2P_DISABLE=1 envkit run …", "to confirm: the hang goes away")
+      .Run("NCCL_P2P_DISABLE=1 envkit run …", "to confirm (the hang goes away)")
       .Say(
           "switch ACS and the IOMMU off in the firmware, or add iommu=pt to the kernel's command "
           "line");

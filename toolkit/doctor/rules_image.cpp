@@ -134,7 +134,7 @@ Outcome I02(const Facts& facts) {
         .Show("CUDA " + build.cuda, "came with driver " + *own, "NVIDIA's release notes")
         .Why(
             "Minor-version compatibility runs what was compiled for the GPU; PTX from a newer CUDA "
-            "(torch.compile, Triton's own is fine) is refused with error 222.")
+            "(extensions that are compiled when they run) is refused with error 222.")
         .Say("update the driver when you can");
   }
   return Pass();
@@ -155,7 +155,8 @@ Outcome I03(const Facts& facts) {
         .Show("libcuda.so.1", first->version, first->path)
         .Show("found by", first->found_by, "the loader's order")
         .Why("CUDA error 804: forward compatibility is for data-centre GPUs.")
-        .Run("unset LD_LIBRARY_PATH", "or take the compat directory off it")
+        .Run("unset LD_LIBRARY_PATH")
+        .Say("or take the compat directory off it")
         .Say("and a driver that is new enough for this CUDA: see I02");
   }
   const std::string driver = DriverVersion(facts);
@@ -164,7 +165,8 @@ Outcome I03(const Facts& facts) {
         .Show("driver", driver, facts.driver.module_version.from)
         .Show("libcuda.so.1", first->version, first->path)
         .Why("Compatibility goes forward only: the driver's own libcuda is newer.")
-        .Run("unset LD_LIBRARY_PATH", "or take the compat directory off it");
+        .Run("unset LD_LIBRARY_PATH")
+        .Say("or take the compat directory off it");
   }
   return Pass();
 }
@@ -255,7 +257,8 @@ Outcome I06(const Facts& facts) {
         .Why(
             "\"undefined symbol: ncclCommWindowRegister\" and the like: torch was linked against "
             "its own.")
-        .Run("unset LD_LIBRARY_PATH", "or take that directory off it");
+        .Run("unset LD_LIBRARY_PATH")
+        .Say("or take that directory off it");
   }
   const PythonPackage *twelve = Installed(facts, "nvidia-nccl-cu12"),
                       *thirteen = Installed(facts, "nvidia-nccl-cu13");
@@ -277,7 +280,8 @@ Outcome I07(const Facts& facts) {
     return Found(Severity::kWarn, "Another cuDNN than torch's own is loaded first")
         .Show(copy.name, copy.version.empty() ? "there" : copy.version, copy.path)
         .Why("\"cuDNN version incompatibility\", or CUDNN_STATUS_NOT_INITIALIZED.")
-        .Run("unset LD_LIBRARY_PATH", "or take that directory off it");
+        .Run("unset LD_LIBRARY_PATH")
+        .Say("or take that directory off it");
   }
   if (Installed(facts, "torch") == nullptr) return NotApplicable("torch is not installed here");
   return Pass();
@@ -372,14 +376,14 @@ std::vector<Rule> ImageRules() {
        "NVIDIA_REQUIRE_CUDA, which NVIDIA's images carry: spaces are OR, commas AND. The legacy "
        "hook "
        "enforces it, CDI does not.",
-       {"H02", "I02"},
+       {"H02", "H03", "I02"},
        I01},
       {"I02",
        "the driver runs this build's CUDA",
        "The driver against the floor of the build's CUDA major (12.x: 525.60.13, 13.x: 580.65.06), "
        "and "
        "against the toolkit's own driver, below which freshly compiled PTX fails.",
-       {"H02", "H08"},
+       {"H02", "H03", "H08"},
        I02},
       {"I03",
        "no cuda-compat where it cannot work",

@@ -13,6 +13,7 @@
 #include "image/stored.h"
 #include "session/driver.h"
 #include "session/environment.h"
+#include "session/explain_failure.h"
 #include "session/record.h"
 #include "session/show_plan.h"
 
@@ -82,6 +83,10 @@ void ReportEnd(const RunPlan& plan, const fs::path& record, int code, const Wall
   } else if (code != 0) {
     terminal.Step("failed",
                   fmt::format("exit code {} · {} ({})", code, HumanSeconds(total), times));
+    if (const auto symptom = ExplainFailure(record, outcome)) {
+      terminal.Note(fmt::format("{:<11} {}", "means", symptom->meaning));
+      terminal.Note(fmt::format("{:<11} {}", "do", symptom->next));
+    }
   }
   const nlohmann::json none = nlohmann::json::object();  // of a job that writes no metrics
   const auto& metrics = outcome.final_metrics.is_object() ? outcome.final_metrics : none;

@@ -79,6 +79,13 @@ CdiSpec ParseCdi(std::string_view text, const std::string& file) {
     for (const json& device : ListOf(document, "devices"))
       spec.devices.push_back(TextOf(device, "name"));
     if (spec.kind.empty()) spec.error = "it names no kind";
+  } catch (const json::parse_error& error) {
+    // "[json.exception.parse_error.101] parse error at line 2, column 1: …"
+    const std::string what = error.what();
+    const std::size_t at = what.find("at line");
+    spec.error =
+        "it is no valid JSON" +
+        (at == std::string::npos ? "" : " (" + what.substr(at, what.find(':', at) - at) + ")");
   } catch (const std::exception& error) {
     spec.error = error.what();
     if (spec.error.size() > 200) spec.error.resize(200);

@@ -115,6 +115,14 @@ Text VersionOf(const Root& root, const char* program) {
   return fact;
 }
 
+Text PathOf(const Root& root, const std::string& program) {
+  Text fact;
+  fact.from = "/usr/bin, /usr/sbin, /usr/local/bin";
+  for (const char* directory : {"/usr/bin/", "/usr/sbin/", "/usr/local/bin/"})
+    if (root.Exists(directory + program)) fact.value = directory + program;
+  return fact;
+}
+
 // "no-cgroups = true" in a section of the toolkit's TOML; two keys of a file that we do not own
 // are read as lines, so that any other oddity in it does not matter.
 void ReadToolkitConfig(const Root& root, EngineFacts& facts) {
@@ -189,16 +197,17 @@ void ParseDockerConfig(std::string_view text, Docker& docker) {
 
 void ProbeEngines(const Root& root, EngineFacts& facts) {
   ProbeDocker(root, facts.docker);
-  facts.crun = VersionOf(root, "crun");
-  facts.runc = VersionOf(root, "runc");
+  facts.crun = PathOf(root, "crun");
+  facts.runc = PathOf(root, "runc");
   facts.podman = VersionOf(root, "podman");
-  facts.containerd = VersionOf(root, "containerd");
   facts.toolkit = VersionOf(root, "nvidia-ctk");
   facts.libnvidia_container = VersionOf(root, "nvidia-container-cli");
   facts.toolkit_hook = root.Exists("/usr/bin/nvidia-container-runtime-hook") ||
                        root.Exists("/usr/local/bin/nvidia-container-runtime-hook");
   ReadToolkitConfig(root, facts);
   ProbeCdi(root, facts);
+  // A program of Go's takes 30 MB and 50 ms to say its version: only where somebody asks.
+  if (!facts.cdi.empty()) facts.containerd = VersionOf(root, "containerd");
   // The session tries it; here a captured tree may tell.
   facts.oci.from = "envkit's own engine";
   facts.oci.unknown = "it was not tried";

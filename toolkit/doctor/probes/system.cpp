@@ -49,8 +49,8 @@ void ProbeDistribution(const Root& root, SystemFacts& facts) {
     if (uname(&names) == 0) facts.architecture = {std::string(names.machine), "uname", ""};
     return;
   }
-  facts.glibc.from = "/lib*/libc-*.so";
-  facts.glibc.unknown = "not to be had from a captured tree";
+  facts.glibc = root.Line("/.envkit/glibc");
+  if (!facts.glibc) facts.glibc.unknown = "not to be had from a captured tree";
   facts.architecture = root.Line("/.envkit/architecture");
 }
 
@@ -82,7 +82,13 @@ void ProbeSurroundings(const Root& root, SystemFacts& facts) {
   facts.container.from = "/.dockerenv, /run/.containerenv, /proc/1/environ";
   const std::string first = root.Read("/proc/1/environ");
   const std::size_t at = first.find("container=");
-  if (root.Exists("/.dockerenv")) {
+  // Machines that were made from an image carry /.dockerenv too: where the kernel's own threads are
+  // to be seen and / lies on a disk, this is no container.
+  bool on_disk = false;
+  for (const std::string& line : Lines(root.Read("/proc/self/mounts")))
+    on_disk = on_disk || (line.starts_with("/dev/") && line.find(" / ") != std::string::npos);
+  const bool machine = on_disk && root.ReadLine("/proc/2/comm") == "kthreadd";
+  if (root.Exists("/.dockerenv") && !machine) {
     facts.container.value = "docker";
   } else if (root.Exists("/run/.containerenv")) {
     facts.container.value = "podman";
