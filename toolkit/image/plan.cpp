@@ -11,6 +11,8 @@
 #include "base/digest.h"
 #include "base/files.h"
 #include "base/text.h"
+#include "image/wheel_name.h"
+#include "matrix/version.h"
 
 namespace envkit {
 namespace fs = std::filesystem;
@@ -78,19 +80,20 @@ struct Selected {
 // By name; several selections of one wheel are one.
 Result<std::vector<Selected>> SelectWheels(const Recipe& recipe, const Lock& lock,
                                            const std::string& variant) {
+  const int cuda = IsVersion(lock.cuda) ? MajorOf(lock.cuda) : 13;
   std::map<std::string, Selected> selected;
   for (const WheelSelection& selection : recipe.wheels) {
     if (selection.variant != "both" && selection.variant != variant) continue;
-    const auto wheel =
-        std::find_if(lock.wheels.begin(), lock.wheels.end(),
-                     [&](const LockedWheel& locked) { return locked.name == selection.name; });
+    const std::string name = NameForCuda(selection.name, cuda);
+    const auto wheel = std::find_if(lock.wheels.begin(), lock.wheels.end(),
+                                    [&](const LockedWheel& locked) { return locked.name == name; });
+    if (wheel == lock.wheels.end() && selection.if_locked) continue;
     if (wheel == lock.wheels.end()) {
       return Usage(fmt::format("the {} image needs the wheel {}, and envkit.lock has none",
-                               recipe.profile, selection.name),
+                               recipe.profile, name),
                    "envkit lock");
     }
-    const auto [there, added] =
-        selected.emplace(selection.name, Selected{*wheel, selection.members});
+    const auto [there, added] = selected.emplace(name, Selected{*wheel, selection.members});
     if (added) continue;
     std::vector<std::string>& members = there->second.members;
     if (members.empty() || selection.members.empty()) {

@@ -37,11 +37,13 @@ Result<Recipe> ReadRecipe(const fs::path& file) {
   recipe.debian = Values(root.Strings("debian"));
   recipe.requirements = Values(root.Strings("requirements"));
   TomlTable wheels = root.Table("wheels");
-  for (const char* variant : {"both", "cpu", "cuda"}) {
-    TomlTable table = wheels.Table(variant);
+  for (const char* key : {"both", "cpu", "cuda", "cuda-if-locked"}) {
+    TomlTable table = wheels.Table(key);
     if (!table) continue;
+    const bool if_locked = std::string_view(key) == "cuda-if-locked";
     for (const TomlString& name : table.Keys()) {
-      recipe.wheels.push_back({name.value, variant, Values(table.Strings(name.value))});
+      recipe.wheels.push_back(
+          {name.value, if_locked ? "cuda" : key, Values(table.Strings(name.value)), if_locked});
     }
   }
   wheels.RejectUnknownKeys();

@@ -12,9 +12,10 @@
 namespace envkit {
 
 struct WheelSelection {
-  std::string name;                  // normalised distribution name
+  std::string name;                  // normalised distribution name, as CUDA 13 has it
   std::string variant;               // cpu | cuda | both
   std::vector<std::string> members;  // paths in the wheel, fnmatch patterns; empty: all of it
+  bool if_locked = false;            // not every version of torch asks for it
 };
 
 struct Recipe {
