@@ -126,6 +126,16 @@ TEST_CASE("what cannot be planned") {
   CHECK(text("train", "cuda") ==
         "error: the train image needs the wheel nvidia-cudnn-cu13, and envkit.lock has none\n"
         "  envkit lock\n");
+  // A wheel that not every torch asks for, and the names of an older CUDA.
+  world.recipes["train"].wheels.back().if_locked = true;
+  CHECK(text("train", "cuda") == "no error");
+  world.recipes["train"].wheels.back().if_locked = false;
+  world.lock.cuda = "12.8";
+  CHECK(
+      text("train", "cuda") ==
+      "error: the train image needs the wheel nvidia-cuda-runtime-cu12, and envkit.lock has none\n"
+      "  envkit lock\n");
+  world.lock.cuda = "13.2";
   world.lock.inputs.cuda = "cpu";
   CHECK(text("train", "cuda") ==
         "error: the project is for CPUs alone: envkit.toml has cuda = \"cpu\"\n"

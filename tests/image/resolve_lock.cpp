@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <string>
 
@@ -72,9 +73,12 @@ class Workplace {
     return "'http://example.com/debian/pool/main/x/" + name + "_1_amd64.deb' " + name + "_" +
            version + "_amd64.deb 10 SHA256:" + Hash(hash) + "\n";
   }
-  void Pylock(const std::string& torch, const std::string& cuda) {
+  void Pylock(const std::string& torch, const std::string& cuda, const std::string& runtime = "") {
     std::string text = Package("torch", torch, "cp313-cp313-manylinux_2_28_x86_64", 'a');
     if (!cuda.empty()) text += Package("cuda-toolkit", cuda, "py3-none-any", 'b');
+    if (!runtime.empty()) {
+      text += Package("nvidia-cuda-runtime-cu12", runtime, "py3-none-any", 'c');
+    }
     Write("pylock", text);
   }
   void Toml(const std::string& environment) {
@@ -128,7 +132,9 @@ class Workplace {
   }
   static std::string Package(const std::string& name, const std::string& version,
                              const std::string& tag, char hash) {
-    const std::string file = name + "-" + version + "-" + tag + ".whl";
+    std::string file = name;
+    std::replace(file.begin(), file.end(), '-', '_');
+    file += "-" + version + "-" + tag + ".whl";
     return "[[packages]]\nname = \"" + name + "\"\nversion = \"" + version +
            "\"\nwheels = [{ url = \"http://example.com/" + file +
            "\", upload-time = 2026-10-28T02:51:00Z, size = 9, hashes = { sha256 = \"" + Hash(hash) +
@@ -359,6 +365,17 @@ TEST_CASE("a CUDA that is written down is locked for other machines too") {
   here.machine.driver = "550.54.14";
   work.Toml("torch = \"2.15\"\ncuda = \"13.2\"\n");
   CHECK(work.Update(here)->lock.cuda == "13.2");
+}
+
+TEST_CASE("a torch of CUDA 12 gets the toolkit of its own CUDA") {
+  Workplace work;
+  work.Toml("torch = \"2.10\"\n");
+  // What uv says to the first question: the newest toolkit beside torch's own runtime.
+  work.Pylock("2.10.0", "13.5.0", "12.8.90");
+  const auto report = work.Update();
+  REQUIRE_MESSAGE(report, report.error().Text());
+  CHECK(report->lock.cuda == "12.8");
+  CHECK(work.Read("uv.called").find("\ncuda-toolkit[nvcc]==12.8.*\n") != std::string::npos);
 }
 
 TEST_CASE("what uv or apt cannot do leaves the old lock in place") {

@@ -41,6 +41,8 @@ TEST_CASE("envkit's own profiles") {
     CHECK_FALSE(wheel.members.empty());
     if (wheel.variant == "both") cpu.push_back(wheel.name);
   }
+  CHECK(std::count_if(train.wheels.begin(), train.wheels.end(),
+                      [](const WheelSelection& wheel) { return wheel.if_locked; }) == 4);
   std::sort(cpu.begin(), cpu.end());
   CHECK(cpu == std::vector<std::string>{"nvidia-cuda-cupti", "nvidia-cuda-runtime", "torch"});
 }

@@ -175,6 +175,18 @@ TEST_CASE("uv trusts the certificates that our own downloads trust") {
   CHECK(TrustForUv({{"PIP_CERT", "/b"}, {"CURL_CA_BUNDLE", "/c"}}).at("SSL_CERT_FILE") == "/c");
 }
 
+TEST_CASE("NVIDIA's wheels are named after the generation of CUDA") {
+  CHECK(NameForCuda("nvidia-cublas", 13) == "nvidia-cublas");
+  CHECK(NameForCuda("nvidia-cudnn-cu13", 13) == "nvidia-cudnn-cu13");
+  CHECK(NameForCuda("nvidia-cublas", 12) == "nvidia-cublas-cu12");
+  CHECK(NameForCuda("nvidia-cudnn-cu13", 12) == "nvidia-cudnn-cu12");
+  CHECK(NameForCuda("nvidia-cuda-crt", 12) == "nvidia-cuda-nvcc-cu12");
+  CHECK(NameForCuda("nvidia-nccl-cu13", 11) == "nvidia-nccl-cu11");
+  CHECK(NameForCuda("nvidia-cublas", 14) == "nvidia-cublas");
+  CHECK(NameForCuda("nvidia-nccl-cu13", 14) == "nvidia-nccl-cu14");
+  CHECK(NameForCuda("torch", 12) == "torch");
+}
+
 TEST_CASE("times are UTC or nothing") {
   CHECK(ParseUtc("1970-01-02T00:00:01Z") == 86401);
   CHECK(ParseUtc("2026-10-28T02:51:00.123456Z") == ParseUtc("2026-10-28T02:51:00+00:00"));

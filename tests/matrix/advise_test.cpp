@@ -140,6 +140,17 @@ TEST_CASE("envkit.toml is checked before anything is resolved") {
   CHECK(never->key == "cuda");
   CHECK(never->what == "PyTorch 2.8 has no build for CUDA 12.1");
   CHECK(never->next.ends_with("\nDetails: envkit matrix --torch 2.8"));
+  // What is named instead runs on this machine's driver.
+  CHECK(check("2.8", "12.1", "3.13", false, Driver("535.183.01"))->next ==
+        "It was built for CUDA 12.6, 12.8 (default index) and 12.9.\n"
+        "Driver 535.183.01 runs CUDA 12.x by minor-version compatibility.\n"
+        "The nearest that exists is cuda = \"12.6\"; the default index does not serve it: name one "
+        "that does in [index].\n"
+        "On the default index the nearest is cuda = \"12.8\".\n"
+        "Details: envkit matrix --torch 2.8");
+  CHECK(check("2.14", "13.1", "3.13", false, Driver("550.54.14"))
+            ->next.find("The nearest that exists is cuda = \"12.6\"") != std::string::npos);
+  CHECK(check("2.8", "12.1", "3.13", false, Driver("400.1")));
   // An index of one's own does not make it exist.
   CHECK(check("2.8", "12.1", "3.13", true));
 

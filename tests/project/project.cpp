@@ -286,9 +286,11 @@ TEST_CASE("the project is found from below, and its absence is said") {
   const auto none = LoadProject(directory / "a");
   REQUIRE_FALSE(none);
   CHECK(none.error().code == ExitCode::kUsage);
-  CHECK(none.error().Text() == "error: there is no envkit.toml in " + (directory / "a").string() +
-                                   " or a directory above it\n"
-                                   "  Change into a project, or name one: envkit -C DIR …\n");
+  CHECK(none.error().Text() ==
+        "error: there is no envkit.toml in " + (directory / "a").string() +
+            " or a directory above it\n"
+            "  Change into a project, name one with envkit -C DIR …, or begin one: envkit "
+            "init\n");
   CHECK(LoadProject(directory / "c").error().Text() == "error: " + (directory / "c").string() +
                                                            ": No such file or directory\n"
                                                            "  name a directory with -C DIR\n");

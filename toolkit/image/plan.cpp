@@ -14,6 +14,8 @@
 #include "base/files.h"
 #include "base/text.h"
 #include "image/base_image.h"
+#include "image/wheel_name.h"
+#include "matrix/version.h"
 
 namespace envkit {
 namespace fs = std::filesystem;
@@ -107,20 +109,22 @@ Result<std::map<std::string, Selected>> Closure(const Recipe& recipe, const Lock
 // Several selections of one wheel are one.
 Result<Wheels> SelectWheels(const Recipe& recipe, const Lock& lock, const std::string& variant) {
   ENVKIT_TRY(auto selected, Closure(recipe, lock));
+  const int cuda = IsVersion(lock.cuda) ? MajorOf(lock.cuda) : 13;
   std::set<std::string> named;
   for (const WheelSelection& selection : recipe.wheels) {
     if (selection.variant != "both" && selection.variant != variant) continue;
-    const auto wheel =
-        std::find_if(lock.wheels.begin(), lock.wheels.end(),
-                     [&](const LockedWheel& locked) { return locked.name == selection.name; });
-    if (recipe.closure && !selected.contains(selection.name)) continue;
+    const std::string name = NameForCuda(selection.name, cuda);
+    const auto wheel = std::find_if(lock.wheels.begin(), lock.wheels.end(),
+                                    [&](const LockedWheel& locked) { return locked.name == name; });
+    if (wheel == lock.wheels.end() && selection.if_locked) continue;
+    if (recipe.closure && !selected.contains(name)) continue;
     if (wheel == lock.wheels.end()) {
       return Usage(fmt::format("the {} image needs the wheel {}, and envkit.lock has none",
-                               recipe.profile, selection.name),
+                               recipe.profile, name),
                    "envkit lock");
     }
-    const bool first = named.insert(selection.name).second;
-    const auto there = selected.try_emplace(selection.name, Selected{*wheel, {}, ""}).first;
+    const bool first = named.insert(name).second;
+    const auto there = selected.try_emplace(name, Selected{*wheel, {}, ""}).first;
     std::vector<std::string>& members = there->second.members;
     if (first) {
       members = selection.members;

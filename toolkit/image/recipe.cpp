@@ -62,11 +62,13 @@ Result<RecipeFile> ReadRecipe(const fs::path& file, const std::set<std::string>&
   recipe.files = Texts(root.Table("files"));
   recipe.env = Texts(root.Table("env"));
   TomlTable wheels = root.Table("wheels");
-  for (const char* variant : {"both", "cpu", "cuda"}) {
-    TomlTable table = wheels.Table(variant);
+  for (const char* key : {"both", "cpu", "cuda", "cuda-if-locked"}) {
+    TomlTable table = wheels.Table(key);
     if (!table) continue;
+    const bool if_locked = std::string_view(key) == "cuda-if-locked";
     for (const TomlString& name : table.Keys()) {
-      recipe.wheels.push_back({name.value, variant, Values(table.Strings(name.value))});
+      recipe.wheels.push_back(
+          {name.value, if_locked ? "cuda" : key, Values(table.Strings(name.value)), if_locked});
     }
   }
   wheels.RejectUnknownKeys();

@@ -14,10 +14,11 @@
 namespace envkit {
 
 struct WheelSelection {
-  std::string name;     // normalised distribution name
+  std::string name;     // normalised distribution name, as CUDA 13 has it
   std::string variant;  // cpu | cuda | both
   // Paths in the wheel, fnmatch patterns; empty: all of it. "!PATTERN" leaves files out.
   std::vector<std::string> members;
+  bool if_locked = false;  // not every version of torch asks for it
 };
 
 struct Recipe {

@@ -44,11 +44,26 @@ std::string MajorMinor(const std::string& version) {
 
 // The CUDA that torch was built for; empty for a build without.
 std::string CudaOf(const std::vector<LockedWheel>& wheels) {
-  for (const char* name : {"cuda-toolkit", "nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12",
-                           "nvidia-cuda-runtime-cu11"}) {
+  // torch pins cuda-toolkit from CUDA 13 on; before that it is our builder's alone.
+  std::vector<const char*> names = {"nvidia-cuda-runtime-cu12", "nvidia-cuda-runtime-cu11",
+                                    "cuda-toolkit", "nvidia-cuda-runtime"};
+  if (Find(wheels, "nvidia-cudnn-cu13") != nullptr) std::reverse(names.begin(), names.end());
+  for (const char* name : names) {
     if (const LockedWheel* wheel = Find(wheels, name)) return MajorMinor(wheel->version);
   }
   return "";
+}
+
+// The recipes ask for CUDA 13's toolkit. An older torch does not pin it, and has the headers of crt
+// in another part.
+std::string ForCuda(const std::string& requirement, const std::string& cuda) {
+  constexpr std::string_view kToolkit = "cuda-toolkit[";
+  if (!requirement.starts_with(kToolkit) || !requirement.ends_with(']')) return requirement;
+  std::string extras = requirement.substr(kToolkit.size() - 1);
+  if (const std::size_t at = extras.find("crt"); at != std::string::npos) {
+    extras.replace(at, 3, "nvcc");
+  }
+  return fmt::format("cuda-toolkit{}=={}.*", extras, cuda);
 }
 
 // As uv takes it: a path alone would begin at uv's own directory.
@@ -203,11 +218,22 @@ Result<void> ResolveWheels(const Project& project, const Recipes& recipes, const
   const PythonIndexes indexes = IndexesOf(project, CurrentEnvironment());
   ENVKIT_TRY(PythonResolution resolution,
              ResolveWithBuilds(project, request, indexes, store, terminal, options, debs, lock));
+  // Only the resolution tells which CUDA the index's torch is for.
+  Recipes fitted = recipes;
+  if (const std::string cuda = CudaOf(resolution.wheels); !cuda.empty() && MajorOf(cuda) < 13) {
+    for (auto& [profile, recipe] : fitted) {
+      for (std::string& requirement : recipe.requirements) requirement = ForCuda(requirement, cuda);
+    }
+    request = RequestOf(project, fitted, options.previous);
+    lock.sources.clear();
+    ENVKIT_TRY(resolution,
+               ResolveWithBuilds(project, request, indexes, store, terminal, options, debs, lock));
+  }
   ENVKIT_CHECK(CheckHashes(project, resolution.wheels));
   ENVKIT_CHECK(TakeOwnWheels(project, store, terminal, resolution.wheels));
   lock.wheels = std::move(resolution.wheels);
   lock.source_date_epoch = resolution.torch_uploaded;
-  ENVKIT_CHECK(MarkClosures(recipes, request, indexes, store, terminal, lock.wheels));
+  ENVKIT_CHECK(MarkClosures(fitted, request, indexes, store, terminal, lock.wheels));
   const LockedWheel* torch = Find(lock.wheels, "torch");
   if (torch == nullptr) return Fail("uv resolved no torch");
   lock.torch = torch->version.substr(0, torch->version.find('+'));

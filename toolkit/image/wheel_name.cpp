@@ -39,6 +39,17 @@ std::string NormaliseName(std::string_view name) {
   return normalised;
 }
 
+std::string NameForCuda(const std::string& name, int major) {
+  constexpr std::string_view kOwn = "-cu13";
+  if (!name.starts_with("nvidia-") || major == 13) return name;
+  std::string base = name;
+  const bool suffixed = base.ends_with(kOwn);
+  if (suffixed) base.resize(base.size() - kOwn.size());
+  if (major > 13 && !suffixed) return name;
+  if (major < 13 && base == "nvidia-cuda-crt") base = "nvidia-cuda-nvcc";
+  return base + "-cu" + std::to_string(major);
+}
+
 std::optional<WheelName> ParseWheelName(std::string_view file) {
   if (!file.ends_with(".whl")) return std::nullopt;
   file.remove_suffix(4);

@@ -11,6 +11,11 @@ namespace envkit {
 // PEP 503: runs of "-", "_" and "." become "-", letters lower case.
 std::string NormaliseName(std::string_view name);
 
+// NVIDIA's wheels have other names for each generation of CUDA, and ours are CUDA 13's: for MAJOR
+// 12 "nvidia-cublas" is "nvidia-cublas-cu12", "nvidia-cudnn-cu13" is "nvidia-cudnn-cu12", and the
+// headers of "nvidia-cuda-crt" are in "nvidia-cuda-nvcc-cu12". Other projects' names stay.
+std::string NameForCuda(const std::string& name, int major);
+
 struct WheelName {
   std::string project;  // normalised
   std::string version;

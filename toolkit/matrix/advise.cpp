@@ -118,6 +118,18 @@ std::string BuiltFor(const Builds& newest_first) {
   return fmt::format("It was built for CUDA {}.", JoinOr(words, "and"));
 }
 
+// Said where somebody could doubt it: the driver is older than that CUDA's own.
+std::string MinorText(const Matrix& matrix, const Question& question, const TorchBuild* build) {
+  if (build == nullptr || !question.machine.driver) return "";
+  for (const CudaRelease& release : matrix.releases) {
+    if (release.cuda != build->cuda) continue;
+    if (CompareVersions(*question.machine.driver, release.driver) >= 0) return "";
+    return fmt::format("Driver {} runs CUDA {}.x by minor-version compatibility.\n",
+                       *question.machine.driver, MajorOf(build->cuda));
+  }
+  return "";
+}
+
 std::string Pythons(const TorchBuild& build) {
   return build.python.empty() ? "none that is known"
                               : fmt::format("{} to {}", build.python.front(), build.python.back());
@@ -175,7 +187,8 @@ Verdict JudgeMissingCuda(const Matrix& matrix, const Question& question) {
     verdict.what =
         fmt::format("PyTorch {} has no build for CUDA {}", question.torch, question.cuda);
   }
-  verdict.next += BuiltFor(same) + "\n" + NearestText(question, verdict);
+  verdict.next += BuiltFor(same) + "\n" + MinorText(matrix, question, verdict.nearest) +
+                  NearestText(question, verdict);
   return verdict;
 }
 
@@ -300,12 +313,15 @@ std::optional<EnvironmentProblem> CheckEnvironment(const Matrix& matrix,
                                                    const Machine& machine) {
   const bool named = question.cuda != "auto" && question.cuda != "cpu";
   Question ask{question.torch, named ? question.cuda : "", question.python, {}};
-  const Verdict verdict = Judge(matrix, ask);
+  Verdict verdict = Judge(matrix, ask);
   const std::string details = fmt::format("\nDetails: envkit matrix --torch {}", question.torch);
   if (verdict.fit == Fit::kPython) {
     return EnvironmentProblem{"torch", verdict.what, verdict.next + details};
   }
   if (verdict.fit == Fit::kNever) {
+    // Then what is named instead may as well run here.
+    ask.machine = machine;
+    if (const Verdict here = Judge(matrix, ask); here.nearest != nullptr) verdict = here;
     return EnvironmentProblem{
         verdict.build == nullptr && named && !Matching(matrix, question.torch, "").empty()
             ? "cuda"

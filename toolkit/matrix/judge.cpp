@@ -44,7 +44,7 @@ bool Concerns(const KnownBad& bad, const TorchBuild& build, const Machine& machi
   if (bad.architecture && *bad.architecture != architecture) return false;
   if ((bad.gpu_from || bad.gpu_below) && !machine.gpu) return false;
   if (bad.gpu_from && *machine.gpu < *bad.gpu_from) return false;
-  if (bad.gpu_below && *machine.gpu >= *bad.gpu_below) return false;
+  if (bad.gpu_below && !(*machine.gpu < *bad.gpu_below)) return false;
   if (bad.driver_branch && (!machine.driver || MajorOf(*machine.driver) != *bad.driver_branch)) {
     return false;
   }
@@ -86,7 +86,8 @@ std::optional<std::string> GpuProblem(const Matrix& matrix, const TorchBuild& bu
     if (code.major == gpu.major && code.minor <= gpu.minor) return std::nullopt;
   }
   const std::vector<Capability> ptx = build.ptx.value_or(std::vector<Capability>{});
-  const bool compiled = std::any_of(ptx.begin(), ptx.end(), [&](auto code) { return code <= gpu; });
+  const bool compiled =
+      std::any_of(ptx.begin(), ptx.end(), [&](auto code) { return !(gpu < code); });
   if (!compiled) {
     return fmt::format("it has no code for compute capability {}: it was built for {}{}",
                        Named(matrix, gpu), List(*build.sass),

@@ -35,12 +35,13 @@ bool IsVersion(std::string_view text) {
   }
 }
 
-std::strong_ordering CompareVersions(std::string_view left, std::string_view right) {
+int CompareVersions(std::string_view left, std::string_view right) {
   std::vector<int> a = Parts(left), b = Parts(right);
   const std::size_t size = std::max(a.size(), b.size());
   a.resize(size);
   b.resize(size);
-  return a <=> b;
+  if (a == b) return 0;
+  return a < b ? -1 : 1;
 }
 
 bool InLine(std::string_view version, std::string_view line) {

@@ -531,7 +531,7 @@ Result<Project> LoadProject(const std::filesystem::path& directory) {
     if (place == place.root_path()) break;
   }
   return Usage(fmt::format("there is no envkit.toml in {} or a directory above it", start.string()),
-               "Change into a project, or name one: envkit -C DIR …");
+               "Change into a project, name one with envkit -C DIR …, or begin one: envkit init");
 }
 
 }  // namespace envkit
