@@ -1,4 +1,5 @@
 // Looking at images: lists, contents, differences; and freeing what nobody needs.
+#include <fmt/format.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -190,7 +191,7 @@ TEST_CASE("what changed between two images") {
 
 TEST_CASE("pruning leaves what a project uses") {
   Pruning world;
-  PruneReport report = world.Prune({.dry_run = true});
+  PruneReport report = world.Prune({.dry_run = true, .older_than = {}});
   CHECK(world.Has(world.old));
   CHECK(report.bytes == world.old.layers[1].bytes + 5);
   const std::string text = PruneText(report, true);
@@ -228,12 +229,12 @@ TEST_CASE("pruning leaves what is young, and what runs") {
   {
     const auto lease = HoldImage(world.store, world.used.config_digest);
     REQUIRE(lease);
-    const PruneReport report = world.Prune({.all = true});
+    const PruneReport report = world.Prune({.all = true, .older_than = {}});
     CHECK(report.running == 1);
     CHECK(world.Has(world.used));
     CHECK(PruneText(report, false).find("1 image is left: it runs now\n") != std::string::npos);
   }
-  world.Prune({.all = true});
+  world.Prune({.all = true, .older_than = {}});
   CHECK(!world.Has(world.used));
   CHECK(fs::is_empty(world.store.cache / "downloads"));
 }
