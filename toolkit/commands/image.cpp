@@ -30,6 +30,8 @@ Command ImageCommand() {
             auto chosen = std::make_shared<Action>();
             AddLooking(app, chosen);
             AddMoving(app, chosen);
+            AddRegistry(app, chosen);
+            AddPruning(app, chosen);
             return [chosen](Context& context) -> Result<int> {
               if (*chosen) return (*chosen)(context);
               return Usage("envkit image: what is to be done?",

@@ -76,7 +76,8 @@ void AddLooking(CLI::App& image, const ChosenAction& chosen) {
       "envkit image inspect --tree mnist:train-cuda",
       [inspect](Context& context) { return Inspect(inspect->choice, inspect->tree, context); });
   AddImageChoice(*app, inspect->choice);
-  app->add_flag("--tree", inspect->tree, "What takes the room, by layer, package and file, and why");
+  app->add_flag("--tree", inspect->tree,
+                "What takes the room, by layer, package and file, and why");
 
   auto history = std::make_shared<ImageChoice>();
   app = AddSubcommand(image, chosen, "history", "An image's layers in order",

@@ -154,9 +154,8 @@ Result<std::optional<BaseImage>> ParseBase(const std::string& base, const fs::pa
                next);
 }
 
-Result<void> MakeBaseTree(const std::string& base, const fs::path& project_root,
-                          std::int64_t mtime, const fs::path& work, const fs::path& tree,
-                          Terminal& terminal) {
+Result<void> MakeBaseTree(const std::string& base, const fs::path& project_root, std::int64_t mtime,
+                          const fs::path& work, const fs::path& tree, Terminal& terminal) {
   ENVKIT_TRY(const auto image, ParseBase(base, project_root));
   if (!image) return Usage(fmt::format("base = \"{}\" is no OCI image", base));
   fs::path layout = project_root / image->place;

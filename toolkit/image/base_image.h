@@ -1,6 +1,6 @@
-// base = "oci:DIR@sha256:…" or "docker://NAME@sha256:…": an OCI image as the lowest layer, for hosts
-// without apt and mmdebstrap, and for systems that are not Debian. Of an image that envkit built
-// only its system is taken.
+// base = "oci:DIR@sha256:…" or "docker://NAME@sha256:…": an OCI image as the lowest layer, for
+// hosts without apt and mmdebstrap, and for systems that are not Debian. Of an image that envkit
+// built only its system is taken.
 #pragma once
 
 #include <cstdint>

@@ -175,20 +175,21 @@ Result<Image> BuildOnce(const Project& project, const ImagePlan& plan, const Sto
 }  // namespace
 
 json ImageSettings(const ImagePlan& plan) {
-  return {{"Entrypoint", {"/opt/envkit/bin/envkit-launch", "--init", "--"}},
-          {"Env", json::array(
-                      {"PATH=/opt/envkit/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:"
-                       "/bin",
-                       "LANG=C.UTF-8"})},
-          {"WorkingDir", "/workspace"},
-          {"Labels",
-           {{"org.opencontainers.image.title", plan.name},
-            {"org.opencontainers.image.created", CreatedAt(plan)},
-            {"org.opencontainers.image.ref.name",
-             fmt::format("{}:{}-{}", plan.name, plan.profile, plan.variant)},
-            {"dev.envkit.lock.digest", plan.lock_digest},
-            {"dev.envkit.profile", plan.profile},
-            {"dev.envkit.variant", plan.variant}}}};
+  return {
+      {"Entrypoint", {"/opt/envkit/bin/envkit-launch", "--init", "--"}},
+      {"Env",
+       json::array({"PATH=/opt/envkit/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:"
+                    "/bin",
+                    "LANG=C.UTF-8"})},
+      {"WorkingDir", "/workspace"},
+      {"Labels",
+       {{"org.opencontainers.image.title", plan.name},
+        {"org.opencontainers.image.created", CreatedAt(plan)},
+        {"org.opencontainers.image.ref.name",
+         fmt::format("{}:{}-{}", plan.name, plan.profile, plan.variant)},
+        {"dev.envkit.lock.digest", plan.lock_digest},
+        {"dev.envkit.profile", plan.profile},
+        {"dev.envkit.variant", plan.variant}}}};
 }
 
 Result<std::optional<Image>> FindImage(const ImagePlan& plan, const Store& store) {

@@ -200,8 +200,8 @@ void LargestFirst(std::vector<T>& things) {
 
 Result<ContentLayer> ReadLayer(const Layer& layer) {
   ENVKIT_TRY(const Sizes sizes, SizesOf(layer.tree));
-  std::map<std::string, std::string> owners;          // path → package
-  std::map<std::string, ContentPackage> packages;     // by name
+  std::map<std::string, std::string> owners;       // path → package
+  std::map<std::string, ContentPackage> packages;  // by name
   if (const auto status = ReadFile(layer.tree / "var/lib/dpkg/status")) {
     owners = DebianOwners(layer.tree, sizes);
     for (auto& [name, entry] : ReadStatus(*status)) {
@@ -247,8 +247,8 @@ std::string Joined(const std::vector<std::string>& words, std::size_t most) {
 
 std::string SizeLine(int indent, const std::string& name, std::uint64_t bytes,
                      const std::string& why) {
-  std::string line = fmt::format("\n{:{}}{:<{}} {:>8}", "", indent, name, 46 - indent,
-                                 HumanBytes(bytes));
+  std::string line =
+      fmt::format("\n{:{}}{:<{}} {:>8}", "", indent, name, 46 - indent, HumanBytes(bytes));
   if (!why.empty()) line += "  " + why;
   return line;
 }
@@ -267,9 +267,9 @@ std::string TreeText(const Image& image, const std::vector<ContentLayer>& layers
         continue;
       }
       ++shown;
-      const std::string name = package.name.empty() ? "(no package)"
-                                                    : fmt::format("{} {}", package.name,
-                                                                  package.version);
+      const std::string name = package.name.empty()
+                                   ? "(no package)"
+                                   : fmt::format("{} {}", package.name, package.version);
       text += SizeLine(2, name, package.bytes, package.because);
       if (!package.because.empty()) continue;
       std::size_t files = 0;
@@ -289,8 +289,8 @@ std::string TreeText(const Image& image, const std::vector<ContentLayer>& layers
       }
     }
     if (layer.packages.size() > shown) {
-      text += SizeLine(2, fmt::format("and {} more packages", layer.packages.size() - shown), rest,
-                       "");
+      text +=
+          SizeLine(2, fmt::format("and {} more packages", layer.packages.size() - shown), rest, "");
     }
   }
   const std::vector<ContentFile> unexplained = Unexplained(layers);
@@ -352,7 +352,8 @@ json TreeToJson(const std::vector<ContentLayer>& layers) {
     for (const ContentPackage& package : layer.packages) {
       json files = json::array();
       for (const ContentFile& file : package.files) {
-        files.push_back({{"path", file.path}, {"bytes", file.bytes}, {"needed_by", file.needed_by}});
+        files.push_back(
+            {{"path", file.path}, {"bytes", file.bytes}, {"needed_by", file.needed_by}});
       }
       packages.push_back({{"name", package.name},
                           {"version", package.version},
@@ -369,14 +370,13 @@ json TreeToJson(const std::vector<ContentLayer>& layers) {
 }
 
 std::string HistoryText(const std::vector<LayerUse>& uses) {
-  std::string text =
-      fmt::format("{:<28} {:>8}  {:>10}  {:<12}  {}", "layer, lowest first", "size", "compressed",
-                  "diff_id", "in images");
+  std::string text = fmt::format("{:<28} {:>8}  {:>10}  {:<12}  {}", "layer, lowest first", "size",
+                                 "compressed", "diff_id", "in images");
   for (const LayerUse& use : uses) {
-    text += fmt::format(
-        "\n{:<28} {:>8}  {:>10}  {:<12.12}  {}", use.layer.what, HumanBytes(use.layer.bytes),
-        use.layer.compressed_bytes ? HumanBytes(*use.layer.compressed_bytes) : "-",
-        use.layer.diff_id, use.images);
+    text += fmt::format("\n{:<28} {:>8}  {:>10}  {:<12.12}  {}", use.layer.what,
+                        HumanBytes(use.layer.bytes),
+                        use.layer.compressed_bytes ? HumanBytes(*use.layer.compressed_bytes) : "-",
+                        use.layer.diff_id, use.images);
   }
   return text;
 }

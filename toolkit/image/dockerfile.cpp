@@ -36,9 +36,8 @@ std::string InstallDebs(const std::vector<LockedDeb>& debs) {
     lines.push_back(
         fmt::format("{} {} {} {}", deb.sha256, deb.name, deb.version, deb.architecture));
   }
-  std::sort(lines.begin(), lines.end(), [](const std::string& a, const std::string& b) {
-    return a.substr(65) < b.substr(65);
-  });
+  std::sort(lines.begin(), lines.end(),
+            [](const std::string& a, const std::string& b) { return a.substr(65) < b.substr(65); });
   return WriteLines("/debian.txt", lines) + R"(RUN set -e; \
     if [ -n "$DEBIAN_SOURCES" ]; then \
       rm -rf /etc/apt/sources.list.d/*; printf '%b\n' "$DEBIAN_SOURCES" > /etc/apt/sources.list; \
@@ -112,7 +111,8 @@ std::string WheelStage(const ImagePlan& plan, const LayerPlan& runtime) {
   std::sort(members.begin(), members.end());
   std::vector<std::string> lines;
   for (const auto& [name, line] : requirements) lines.push_back(line);
-  return "\n# The wheels, and of each what the image needs. Nothing else of this stage gets into it.\n"
+  return "\n# The wheels, and of each what the image needs. Nothing else of this stage gets into "
+         "it.\n"
          "FROM ${BASE} AS wheels\n"
          "ARG PIP_INDEX_URL\nARG PIP_EXTRA_INDEX_URL\nARG DEBIAN_SOURCES\n"
          "RUN set -e; \\\n"
@@ -172,7 +172,8 @@ Result<std::string> ImageStage(const ImagePlan& plan) {
   for (const json& variable : settings["Env"]) {
     const std::string word = variable;
     const std::size_t equals = word.find('=');
-    text += fmt::format("ENV {}={}\n", word.substr(0, equals), json(word.substr(equals + 1)).dump());
+    text +=
+        fmt::format("ENV {}={}\n", word.substr(0, equals), json(word.substr(equals + 1)).dump());
   }
   for (const auto& [name, value] : settings["Labels"].items()) {
     text += fmt::format("LABEL {}={}\n", name, value.dump());
@@ -196,9 +197,11 @@ Result<std::string> RenderDockerfile(const Project& project, const ImagePlan& pl
       "#   envkit render dockerfile --profile {1} --variant {2}\n"
       "# The context is a directory with envkit's runtime/ and toolkit/, such as its source:\n"
       "#   docker build -t {0}:{1}-{2} -f Dockerfile DIRECTORY\n"
-      "# Debian's mirrors keep their newest versions alone. For a lock that is older, name a snapshot:\n"
+      "# Debian's mirrors keep their newest versions alone. For a lock that is older, name a "
+      "snapshot:\n"
       "#   --build-arg DEBIAN_SOURCES='deb [check-valid-until=no] URL {4} main\\ndeb …'\n"
-      "# Every file is checked against the lock's sha256. The base is yours to choose; by digest it\n"
+      "# Every file is checked against the lock's sha256. The base is yours to choose; by digest "
+      "it\n"
       "# stays the same: --build-arg BASE=debian@sha256:…\n"
       "ARG BASE=debian:{4}-slim\n",
       plan.name, plan.profile, plan.variant, plan.lock_digest, codename);

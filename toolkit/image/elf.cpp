@@ -62,9 +62,8 @@ std::optional<ElfInfo> ReadElf(const std::filesystem::path& file) {
   const Reader reader(file);
   Elf64_Ehdr header;
   if (!reader.Read(0, &header, sizeof header) ||
-      std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 ||
-      header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_ident[EI_DATA] != ELFDATA2LSB ||
-      header.e_phentsize != sizeof(Elf64_Phdr)) {
+      std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 || header.e_ident[EI_CLASS] != ELFCLASS64 ||
+      header.e_ident[EI_DATA] != ELFDATA2LSB || header.e_phentsize != sizeof(Elf64_Phdr)) {
     return std::nullopt;
   }
   std::vector<Elf64_Phdr> segments;

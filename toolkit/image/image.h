@@ -14,7 +14,7 @@ struct Layer {
   std::string diff_id;  // sha256 of the canonical tar, 64 hex digits
   std::string what;     // "debian", "torch", "runtime", "recipe", …
   std::uint64_t bytes = 0;
-  std::filesystem::path tree;  // extracted, read-only by convention
+  std::filesystem::path tree;                          // extracted, read-only by convention
   std::optional<std::uint64_t> compressed_bytes = {};  // nullopt until it was exported
 };
 

@@ -174,7 +174,8 @@ Result<void> WriteArchive(const fs::path& layout, const std::vector<SourceFile>&
   for (const SourceFile& source : sources) {
     entries["sources"];
     entries["sources/" + source.sha256];
-    entries[fmt::format("sources/{}/{}", source.sha256, fs::path(source.file).filename().string())] =
+    entries[fmt::format("sources/{}/{}", source.sha256,
+                        fs::path(source.file).filename().string())] =
         store.DownloadPath(source.sha256, source.file);
   }
   std::ofstream out(target, std::ios::binary | std::ios::trunc);
@@ -275,12 +276,11 @@ Result<LayoutReport> WriteOciLayout(const Image& image, const Store& store, cons
   entry["platform"] = {{"architecture", "amd64"}, {"os", "linux"}};
   ENVKIT_CHECK(WriteFileAtomic(layout / "oci-layout", R"({"imageLayoutVersion":"1.0.0"})"));
   // Last: before it there is no image.
-  ENVKIT_CHECK(WriteFileAtomic(
-      layout / "index.json",
-      json{{"schemaVersion", 2},
-           {"mediaType", "application/vnd.oci.image.index.v1+json"},
-           {"manifests", {entry}}}
-          .dump()));
+  ENVKIT_CHECK(WriteFileAtomic(layout / "index.json",
+                               json{{"schemaVersion", 2},
+                                    {"mediaType", "application/vnd.oci.image.index.v1+json"},
+                                    {"manifests", {entry}}}
+                                   .dump()));
   return report;
 }
 
@@ -317,8 +317,8 @@ Result<LayoutReport> SaveImage(const Image& image, const Store& store, const fs:
     report.compressed_bytes = image.Bytes();
   } else {
     ENVKIT_TRY(const WorkDirectory work, WorkDirectory::Make(store));
-    ENVKIT_TRY(report, WriteOciLayout(image, store, work.path() / "layout", compression, {},
-                                      terminal));
+    ENVKIT_TRY(report,
+               WriteOciLayout(image, store, work.path() / "layout", compression, {}, terminal));
     ENVKIT_CHECK(WriteArchive(work.path() / "layout", sources, store, part));
   }
   ENVKIT_CHECK(SyncFilesystem(part));

@@ -198,11 +198,12 @@ std::vector<ImagePackage> Packages(const json& manifest) {
 
 Result<IncomingImage> ReadLayout(const fs::path& layout) {
   ENVKIT_TRY(const json index, ReadJson(layout / "index.json"));
-  const json manifests = index.is_object() ? index.value("manifests", json::array()) : json::array();
+  const json manifests =
+      index.is_object() ? index.value("manifests", json::array()) : json::array();
   if (!manifests.is_array() || manifests.size() != 1) {
-    return Usage(fmt::format("index.json names {} images",
-                             manifests.is_array() ? manifests.size() : 0),
-                 "envkit loads archives of one image.");
+    return Usage(
+        fmt::format("index.json names {} images", manifests.is_array() ? manifests.size() : 0),
+        "envkit loads archives of one image.");
   }
   ENVKIT_TRY(const json manifest, ReadBlob(layout, manifests[0], "manifest"));
   if (!manifest.is_object() || !manifest.contains("config") || !manifest.contains("layers") ||
@@ -210,8 +211,8 @@ Result<IncomingImage> ReadLayout(const fs::path& layout) {
     return Damaged("the manifest names no config or no layers");
   }
   ENVKIT_CHECK(ReadBlob(layout, manifest["config"], "config"));
-  ENVKIT_TRY(const std::string config, ReadFile(layout / "blobs/sha256" /
-                                                Digits(Text(manifest["config"], "digest"))));
+  ENVKIT_TRY(const std::string config,
+             ReadFile(layout / "blobs/sha256" / Digits(Text(manifest["config"], "digest"))));
   ENVKIT_TRY(IncomingImage incoming, FromConfig(config));
   if (manifest["layers"].size() != incoming.layers.size()) {
     return Damaged(fmt::format("the manifest has {} layers, and the config {}",
@@ -300,7 +301,8 @@ Result<void> TakeLayer(const Incoming& incoming, const Store& store, const fs::p
   if (!incoming.digest.empty()) {
     auto checked = CheckBlob(incoming.blob, incoming.digest, incoming.blob_bytes);
     if (!checked) return Wrap(std::move(checked).error(), name);
-  } else if (std::error_code error; !fs::is_regular_file(fs::symlink_status(incoming.blob, error))) {
+  } else if (std::error_code error;
+             !fs::is_regular_file(fs::symlink_status(incoming.blob, error))) {
     return Damaged(fmt::format("{} is missing", name));
   }
   const fs::path directory = work / incoming.diff_id;
@@ -316,16 +318,17 @@ Result<void> TakeLayer(const Incoming& incoming, const Store& store, const fs::p
   }
   Sha256 hash;
   Layer layer;
-  ENVKIT_TRY(layer.bytes, WriteCanonicalTar(directory / "fs", *time,
-                                            [&](const char* data, std::size_t size) {
-                                              hash.Update(data, size);
-                                              return Result<void>();
-                                            }));
+  ENVKIT_TRY(layer.bytes,
+             WriteCanonicalTar(directory / "fs", *time, [&](const char* data, std::size_t size) {
+               hash.Update(data, size);
+               return Result<void>();
+             }));
   layer.diff_id = hash.Hex();
   if (layer.diff_id != incoming.diff_id) {
-    return Damaged(fmt::format("{} is not what the image's config says: its tree has the diff_id "
-                               "{} and not {}",
-                               name, layer.diff_id, incoming.diff_id));
+    return Damaged(
+        fmt::format("{} is not what the image's config says: its tree has the diff_id "
+                    "{} and not {}",
+                    name, layer.diff_id, incoming.diff_id));
   }
   ENVKIT_TRY(const std::string files, OwnersOf(incoming.wheels, directory / "fs"));
   ENVKIT_TRY(const Layer published,
@@ -359,8 +362,8 @@ Result<std::size_t> TakeSources(const fs::path& directory, const Store& store,
       if (inner) return FileFailure("writing", copy, inner.value());
       ENVKIT_TRY(const std::string found, Sha256OfFile(copy));
       if (found != sha256) {
-        return Damaged(fmt::format("{} has the sha256 {} and not {}", file.path().filename().string(),
-                                   found, sha256));
+        return Damaged(fmt::format("{} has the sha256 {} and not {}",
+                                   file.path().filename().string(), found, sha256));
       }
       ENVKIT_CHECK(MakeDirectories(place.parent_path()));
       fs::rename(copy, place, inner);
@@ -379,8 +382,7 @@ bool BelongsInArchive(std::string_view path) {
   return path == "index.json" || path == "oci-layout" || path == "manifest.json" ||
          path == "blobs" || path == "sources" || path.starts_with("blobs/") ||
          path.starts_with("sources/") || path.ends_with("/layer.tar") ||
-         (path.ends_with(".json") && path.find('/') == std::string_view::npos) ||
-         IsSha256(path);
+         (path.ends_with(".json") && path.find('/') == std::string_view::npos) || IsSha256(path);
 }
 
 }  // namespace
@@ -421,9 +423,8 @@ Result<LoadReport> LoadImage(const fs::path& source, const Store& store, const L
     missing.push_back(&layer);
     total += layer.blob_bytes;
   }
-  std::sort(missing.begin(), missing.end(), [](const Incoming* a, const Incoming* b) {
-    return a->blob_bytes > b->blob_bytes;
-  });
+  std::sort(missing.begin(), missing.end(),
+            [](const Incoming* a, const Incoming* b) { return a->blob_bytes > b->blob_bytes; });
   auto progress = terminal.StartProgress("load", ImageTag(incoming.image), total);
   std::vector<Task> tasks;
   for (const Incoming* layer : missing) {

@@ -125,8 +125,8 @@ struct Maker {
     } else {
       const fs::path scratch = directory.string() + ".work";
       ENVKIT_CHECK(MakeDirectories(scratch));
-      auto made = MakeBaseTree(plan.base, project_root, plan.mtime, scratch, directory / "fs",
-                               terminal);
+      auto made =
+          MakeBaseTree(plan.base, project_root, plan.mtime, scratch, directory / "fs", terminal);
       if (!made) return Wrap(std::move(made).error(), "making the base layer");
     }
     ENVKIT_TRY(Layer layer, FinishTree(directory / "fs", plan.mtime, Modes::kKeep));

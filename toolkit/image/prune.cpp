@@ -299,9 +299,10 @@ std::string PruneText(const PruneReport& report, bool dry_run) {
     while (text.ends_with(" \n")) text.erase(text.size() - 2, 1);
   }
   if (report.running > 0) {
-    text += fmt::format("{} left: {} now\n",
-                        report.running == 1 ? "1 image is" : fmt::format("{} images are", report.running),
-                        report.running == 1 ? "it runs" : "they run");
+    text += fmt::format(
+        "{} left: {} now\n",
+        report.running == 1 ? "1 image is" : fmt::format("{} images are", report.running),
+        report.running == 1 ? "it runs" : "they run");
   }
   if (report.removed.empty()) return text + "nothing to remove: all of it is in use";
   return text + (dry_run ? "would free " : "freed ") + HumanBytes(report.bytes);
@@ -323,7 +324,8 @@ std::optional<std::int64_t> ParseAge(std::string_view text) {
   std::size_t digits = 0;
   while (digits < text.size() && text[digits] >= '0' && text[digits] <= '9') ++digits;
   if (digits == 0 || digits > 6) return std::nullopt;
-  const std::int64_t number = std::strtoll(std::string(text.substr(0, digits)).c_str(), nullptr, 10);
+  const std::int64_t number =
+      std::strtoll(std::string(text.substr(0, digits)).c_str(), nullptr, 10);
   const std::string_view unit = text.substr(digits);
   if (unit == "d") return number * 86'400;
   if (unit == "h") return number * 3600;

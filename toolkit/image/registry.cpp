@@ -49,8 +49,8 @@ Error Explain(const std::string& words, const RegistryReference& reference) {
   } else if (Has(words, "connection refused") || Has(words, "no such host") ||
              Has(words, "i/o timeout") || Has(words, "server gave HTTP response")) {
     error.code = ExitCode::kMissing;
-    error.next = fmt::format("Is {} the right registry, and can this machine reach it?",
-                             reference.host);
+    error.next =
+        fmt::format("Is {} the right registry, and can this machine reach it?", reference.host);
   } else if (Has(words, "manifest unknown") || Has(words, "name unknown")) {
     error.next = "There is no such image. Look at its name, tag and digest.";
   }
@@ -124,8 +124,7 @@ void AddPlaceholders(const std::string& manifest, const std::string& config, con
     }
     const std::string digest = layer.value("digest", ""), id = diff_id.get<std::string>();
     if (!digest.starts_with("sha256:") || !IsSha256(digest.substr(7)) ||
-        !id.starts_with("sha256:") || !IsSha256(id.substr(7)) ||
-        !LayerBytes(store, id.substr(7))) {
+        !id.starts_with("sha256:") || !IsSha256(id.substr(7)) || !LayerBytes(store, id.substr(7))) {
       continue;
     }
     const fs::path blob = layout / "blobs/sha256" / digest.substr(7);

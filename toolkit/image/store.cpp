@@ -67,8 +67,8 @@ Result<Store> Store::Open() {
   if (fresh && chmod(store.data.c_str(), 0700) != 0) {
     return Fail(ErrnoText("chmod " + store.data.string()));
   }
-  for (const char* name : {"layers", "keys", "images", "plans", "projects", "roots", "data", "locks",
-                           "leases", "tmp"}) {
+  for (const char* name : {"layers", "keys", "images", "plans", "projects", "roots", "data",
+                           "locks", "leases", "tmp"}) {
     ENVKIT_CHECK(MakeDirectories(store.data / name));
   }
   return store;

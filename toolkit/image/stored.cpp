@@ -166,29 +166,28 @@ Result<Image> FindStoredImage(std::string_view reference, const Store& store) {
                  "Give more of its digits.");
   }
   const auto near = ClosestMatch(reference, tags);
-  return Usage(fmt::format("there is no image \"{}\"", reference),
-               (near ? "did you mean " + *near + "?\n" : "") +
-                   "All that are here: envkit image ls");
+  return Usage(
+      fmt::format("there is no image \"{}\"", reference),
+      (near ? "did you mean " + *near + "?\n" : "") + "All that are here: envkit image ls");
 }
 
 json ListToJson(const std::vector<StoredImage>& images) {
   json list = json::array();
   for (const StoredImage& stored : images) {
     const json image = ImageToJson(stored.image);
-    list.push_back(
-        {{"tag", ImageTag(stored.image)},
-         {"name", stored.image.name},
-         {"profile", stored.image.profile},
-         {"variant", stored.image.variant},
-         {"config_digest", stored.image.config_digest},
-         {"lock_digest", stored.image.lock_digest},
-         {"created", fmt::format("{:%Y-%m-%dT%H:%M:%SZ}",
-                                 fmt::gmtime(static_cast<std::time_t>(stored.created)))},
-         {"layers", stored.image.layers.size()},
-         {"bytes", stored.image.Bytes()},
-         {"own_bytes", stored.own_bytes},
-         {"compressed_bytes", image.at("compressed_bytes")},
-         {"projects", stored.projects}});
+    list.push_back({{"tag", ImageTag(stored.image)},
+                    {"name", stored.image.name},
+                    {"profile", stored.image.profile},
+                    {"variant", stored.image.variant},
+                    {"config_digest", stored.image.config_digest},
+                    {"lock_digest", stored.image.lock_digest},
+                    {"created", fmt::format("{:%Y-%m-%dT%H:%M:%SZ}",
+                                            fmt::gmtime(static_cast<std::time_t>(stored.created)))},
+                    {"layers", stored.image.layers.size()},
+                    {"bytes", stored.image.Bytes()},
+                    {"own_bytes", stored.own_bytes},
+                    {"compressed_bytes", image.at("compressed_bytes")},
+                    {"projects", stored.projects}});
   }
   return {{"schema", 1}, {"images", list}};
 }
@@ -201,12 +200,12 @@ std::string ListText(const std::vector<StoredImage>& images, std::int64_t now) {
                                  "digest", "size", "its own", "layers", "age", "used by");
   for (const StoredImage& stored : images) {
     std::string users;
-    for (const std::string& project : stored.projects) users += (users.empty() ? "" : ", ") + project;
-    text += fmt::format("\n{:{}}  {:<12.12}  {:>8}  {:>8}  {:>6}  {:>8}  {}",
-                        ImageTag(stored.image), width, stored.image.config_digest,
-                        HumanBytes(stored.image.Bytes()), HumanBytes(stored.own_bytes),
-                        stored.image.layers.size(), Age(now - stored.created),
-                        users.empty() ? "-" : users);
+    for (const std::string& project : stored.projects)
+      users += (users.empty() ? "" : ", ") + project;
+    text += fmt::format(
+        "\n{:{}}  {:<12.12}  {:>8}  {:>8}  {:>6}  {:>8}  {}", ImageTag(stored.image), width,
+        stored.image.config_digest, HumanBytes(stored.image.Bytes()), HumanBytes(stored.own_bytes),
+        stored.image.layers.size(), Age(now - stored.created), users.empty() ? "-" : users);
   }
   return text;
 }
@@ -237,9 +236,8 @@ std::optional<CompressedLayer> ReadCompressed(const Layer& layer, std::string_vi
 
 Result<void> WriteCompressed(const Layer& layer, std::string_view kind,
                              const CompressedLayer& compressed) {
-  const json stored = {{"digest", compressed.digest},
-                       {"bytes", compressed.bytes},
-                       {"encoder", compressed.encoder}};
+  const json stored = {
+      {"digest", compressed.digest}, {"bytes", compressed.bytes}, {"encoder", compressed.encoder}};
   return WriteFileAtomic(layer.tree.parent_path() / fmt::format("{}.json", kind),
                          stored.dump(1) + "\n");
 }

@@ -111,7 +111,7 @@ void ReportEnd(const RunPlan& plan, const fs::path& record, int code, const Wall
 // What was found out before anything is decided.
 struct Prepared {
   Environment environment;
-  std::optional<Image> image;  // nullopt: not built, and only to be shown
+  std::optional<Image> image;     // nullopt: not built, and only to be shown
   std::optional<FileLock> lease;  // on the image, for as long as it runs
   RunSetting setting;
 };
