@@ -126,3 +126,32 @@ TEST_CASE("envkit starts in milliseconds") {
   CHECK(best < 0.05);
 #endif
 }
+
+TEST_CASE("commands of two words") {
+  auto result = Call({"image"});
+  CHECK(result.exit_code == 2);
+  CHECK(result.err ==
+        "error: envkit image: what is to be done?\n  ls, inspect, history, diff, save, load, push, "
+        "pull or prune; with --help after it for more\n");
+  result = Call({"image", "inspekt"});
+  CHECK(result.exit_code == 2);
+  CHECK(result.err ==
+        "error: there is no command \"image inspekt\"\n  did you mean inspect?\n  All of them: "
+        "envkit "
+        "image --help\n");
+  result = Call({"image", "prune", "--older-than", "3x"});
+  CHECK(result.exit_code == 2);
+  CHECK(result.err.find("an age such as 30d or 12h, not 3x") != std::string::npos);
+  result = Call({"image", "save", "--fromat", "oci"});
+  CHECK(result.err.find("did you mean --format?") != std::string::npos);
+  result = Call({"image", "pull", "mnist"});
+  CHECK(result.exit_code == 2);
+  CHECK(Call({"render"}).err ==
+        "error: envkit render: what is to be written?\n  dockerfile; with --help after it for "
+        "more\n");
+  result = Call({"image", "inspect", "--help"});
+  CHECK(result.exit_code == 0);
+  CHECK(result.out.find("Usage: envkit image inspect") != std::string::npos);
+  CHECK(result.out.ends_with("Example:\n  envkit image inspect --tree mnist:train-cuda\n"));
+  CHECK(Call({"completion", "bash"}).out.find("inspect") != std::string::npos);
+}

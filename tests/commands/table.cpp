@@ -34,6 +34,7 @@ TEST_CASE("the table of commands") {
     for (const char* flag : {"--directory", "-C", "--json", "--quiet", "--verbose", "--help"})
       CHECK(flags.contains(flag));
   }
-  for (const char* name : {"lock", "build", "run", "launch", "completion", "version"})
+  for (const char* name :
+       {"lock", "build", "image", "render", "run", "launch", "completion", "version"})
     CHECK(names.contains(name));
 }

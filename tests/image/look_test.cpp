@@ -1,4 +1,5 @@
 // Looking at images: lists, contents, differences; and freeing what nobody needs.
+#include <fmt/format.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -107,13 +108,12 @@ TEST_CASE("the store's images, found by what people write") {
     stored.image.config_digest = std::string(64, is_cpu ? 'a' : 'b');
     stored.created = is_cpu ? 1000 : 1000 - 3 * kDay;
   }
-  std::sort(images.begin(), images.end(), [](const auto& a, const auto& b) {
-    return a.created > b.created;
-  });
+  std::sort(images.begin(), images.end(),
+            [](const auto& a, const auto& b) { return a.created > b.created; });
   CHECK(ListText(images, 1060) ==
         "image             digest            size   its own  layers       age  used by\n"
-        "mnist:train-cpu   aaaaaaaaaaaa     62 kB     57 kB       2       now  /home/ana/mnist\n"
-        "mnist:train-cuda  bbbbbbbbbbbb    5.1 kB       0 B       1    3 days  -");
+        "mnist:train-cpu   aaaaaaaaaaaa     59 kB     54 kB       2       now  /home/ana/mnist\n"
+        "mnist:train-cuda  bbbbbbbbbbbb    4.6 kB       0 B       1    3 days  -");
 }
 
 TEST_CASE("what takes the room, and why it is there") {
@@ -136,8 +136,9 @@ TEST_CASE("what takes the room, and why it is there") {
   CHECK(packages["z"].version == "1.0");
   // A library that nobody names is said to be one.
   CHECK(Unexplained(*layers).size() == 1);
-  CHECK(InspectText(image, *layers).find("no caller is known for site/torch/lib/libtorch.so "
-                                         "(50 kB)") != std::string::npos);
+  CHECK(InspectText(image, *layers)
+            .find("no caller is known for site/torch/lib/libtorch.so "
+                  "(50 kB)") != std::string::npos);
 }
 
 TEST_CASE("who needs which library, from ELF headers") {
@@ -178,11 +179,11 @@ TEST_CASE("what changed between two images") {
   text = text.substr(text.find("\n\n"));
   CHECK(text ==
         "\n\nlayers\n"
-        "  + more                                         +3.6 kB\n"
-        "  ~ debian                                       +2.6 kB\n"
+        "  ~ debian                                       +3.1 kB\n"
+        "  + more                                         +2.6 kB\n"
         "\npackages\n"
         "  ~ libc6 2.41 → 2.41-12                           +3 kB\n"
-        "  + (more) -                                        +4 B\n"
+        "  + (more)                                          +4 B\n"
         "  ~ (debian)                                        +3 B");
   CHECK(DiffText(before, before, *DiffImages(before, before)).ends_with("\nthe same image"));
   CHECK(DiffToJson(before, after, *diff)["packages"][0]["after"] == "2.41-12");
@@ -190,7 +191,7 @@ TEST_CASE("what changed between two images") {
 
 TEST_CASE("pruning leaves what a project uses") {
   Pruning world;
-  PruneReport report = world.Prune({.dry_run = true});
+  PruneReport report = world.Prune({.dry_run = true, .older_than = {}});
   CHECK(world.Has(world.old));
   CHECK(report.bytes == world.old.layers[1].bytes + 5);
   const std::string text = PruneText(report, true);
@@ -202,14 +203,14 @@ TEST_CASE("pruning leaves what a project uses") {
   CHECK(!fs::exists(world.old.layers[1].tree));
   CHECK(fs::exists(world.store.DownloadPath(std::string(64, 'd'), "file.whl")));
   CHECK(!fs::exists(world.store.DownloadPath(std::string(64, 'e'), "file.whl")));
-  CHECK(PruneText(report, false) ==
-        fmt::format("image     mnist:train-cuda {:.12}\n"
-                    "layer     torch {:<54.12} {:>8}\n"
-                    "download  file.whl{:52} {:>8}\n"
-                    "freed {}",
-                    world.old.config_digest, world.old.layers[1].diff_id,
-                    HumanBytes(world.old.layers[1].bytes), "", "5 B",
-                    HumanBytes(world.old.layers[1].bytes + 5)));
+  CHECK(PruneText(report, false) == fmt::format("image     mnist:train-cuda {:.12}\n"
+                                                "layer     torch {:<54.12} {:>8}\n"
+                                                "download  file.whl{:52} {:>8}\n"
+                                                "freed {}",
+                                                world.old.config_digest,
+                                                world.old.layers[1].diff_id,
+                                                HumanBytes(world.old.layers[1].bytes), "", "5 B",
+                                                HumanBytes(world.old.layers[1].bytes + 5)));
   CHECK(PruneText(world.Prune(), false) == "nothing to remove: all of it is in use");
   // Once the project is gone its image is nobody's.
   REQUIRE(RemoveTree(world.project));
@@ -228,12 +229,12 @@ TEST_CASE("pruning leaves what is young, and what runs") {
   {
     const auto lease = HoldImage(world.store, world.used.config_digest);
     REQUIRE(lease);
-    const PruneReport report = world.Prune({.all = true});
+    const PruneReport report = world.Prune({.all = true, .older_than = {}});
     CHECK(report.running == 1);
     CHECK(world.Has(world.used));
     CHECK(PruneText(report, false).find("1 image is left: it runs now\n") != std::string::npos);
   }
-  world.Prune({.all = true});
+  world.Prune({.all = true, .older_than = {}});
   CHECK(!world.Has(world.used));
   CHECK(fs::is_empty(world.store.cache / "downloads"));
 }
@@ -266,7 +267,8 @@ TEST_CASE("ages") {
   CHECK(ParseAge("30d") == 30 * kDay);
   CHECK(ParseAge("12h") == 43'200);
   CHECK(ParseAge("5min") == 300);
-  for (const char* wrong : {"", "d", "30", "30 d", "-1d", "1e9d", "9999999d"}) CHECK(!ParseAge(wrong));
+  for (const char* wrong : {"", "d", "30", "30 d", "-1d", "1e9d", "9999999d"})
+    CHECK(!ParseAge(wrong));
 }
 
 }  // namespace envkit

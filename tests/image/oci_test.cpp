@@ -126,8 +126,8 @@ TEST_CASE("an OCI layout is the same each time, and the image comes out of it ag
     CHECK(receiver.Load(one)->new_layers == 0);
     // And it goes out as it came in.
     const fs::path again = receiver.scratch / "again";
-    REQUIRE(WriteOciLayout(stored, receiver.store, again, compression, {},
-                           receiver.quiet.terminal));
+    REQUIRE(
+        WriteOciLayout(stored, receiver.store, again, compression, {}, receiver.quiet.terminal));
     CHECK(FilesBelow(again) == FilesBelow(one));
     REQUIRE(RemoveTree(one));
     REQUIRE(RemoveTree(two));
@@ -140,8 +140,8 @@ TEST_CASE("archives of both formats, and layers that the other side has") {
   auto saved = SaveImage(sender.image, sender.store, oci, ArchiveFormat::kOci, Compression::kZstd,
                          {}, sender.quiet.terminal);
   REQUIRE_MESSAGE(saved, saved.error().Text());
-  REQUIRE(SaveImage(sender.image, sender.store, docker, ArchiveFormat::kDocker,
-                    Compression::kZstd, {}, sender.quiet.terminal));
+  REQUIRE(SaveImage(sender.image, sender.store, docker, ArchiveFormat::kDocker, Compression::kZstd,
+                    {}, sender.quiet.terminal));
   for (const fs::path& archive : {oci, docker}) {
     Receiver receiver;
     const auto loaded = receiver.Load(archive);
@@ -152,8 +152,7 @@ TEST_CASE("archives of both formats, and layers that the other side has") {
   }
   CHECK(!fs::exists(oci.string() + ".part"));
   const std::string digest = ReadCompressed(sender.image.layers[1], "zstd")->digest;
-  const LayoutReport report =
-      sender.Write(sender.scratch / "known", Compression::kZstd, {digest});
+  const LayoutReport report = sender.Write(sender.scratch / "known", Compression::kZstd, {digest});
   CHECK(report.left_out == 1);
   CHECK(report.manifest_digest == saved->manifest_digest);
   CHECK(!fs::exists(sender.scratch / "known/blobs/sha256" / digest));
@@ -202,22 +201,23 @@ TEST_CASE("what is not what it says is refused, in these words") {
       config["rootfs"]["diff_ids"][0] = "sha256:" + std::string(64, '0');
     });
     CHECK(TextOf(receiver.Load(layout)) ==
-          loading + "the layer debian is not what the image's config says: its tree has the "
-                    "diff_id " + sender.image.layers[0].diff_id + " and not " +
-              std::string(64, '0') + damaged);
+          loading +
+              "the layer debian is not what the image's config says: its tree has the "
+              "diff_id " +
+              sender.image.layers[0].diff_id + " and not " + std::string(64, '0') + damaged);
   }
   SUBCASE("more layers than the config has") {
-    EditManifest(layout, [](json& manifest) {
-      manifest["layers"].push_back(manifest["layers"][0]);
-    });
+    EditManifest(layout,
+                 [](json& manifest) { manifest["layers"].push_back(manifest["layers"][0]); });
     CHECK(TextOf(receiver.Load(layout)) ==
           loading + "the manifest has 3 layers, and the config 2" + damaged);
   }
   SUBCASE("an image of somebody else") {
     EditConfig(layout, [](json& config) { config["config"].erase("Labels"); });
     CHECK(TextOf(receiver.Load(layout)) ==
-          loading + "this is not an image that envkit built: it has no labels\n  Another image "
-                    "can be what yours stands on: base = \"oci:DIR\" in envkit.toml.\n");
+          loading +
+              "this is not an image that envkit built: it has no labels\n  Another image "
+              "can be what yours stands on: base = \"oci:DIR\" in envkit.toml.\n");
   }
   SUBCASE("names that would leave the store or the screen") {
     EditConfig(layout, [](json& config) {
@@ -227,8 +227,8 @@ TEST_CASE("what is not what it says is refused, in these words") {
   }
   SUBCASE("neither of the formats") {
     fs::remove(layout / "oci-layout");
-    CHECK(TextOf(receiver.Load(layout)) == "error: " + layout.string() +
-                                               " is neither an OCI layout nor a docker archive\n");
+    CHECK(TextOf(receiver.Load(layout)) ==
+          "error: " + layout.string() + " is neither an OCI layout nor a docker archive\n");
     CHECK(TextOf(receiver.Load(layout / "nowhere")) ==
           "error: " + (layout / "nowhere").string() + " does not exist\n");
   }
@@ -242,8 +242,7 @@ TEST_CASE("a layer that unpacks to far more than it is") {
   const Store store = MakeStore(scratch / "store");
   const Image image =
       StoreSpec(store, scratch, {{"bomb", {{"zeros", std::string(100'000'000, '\0')}}, ""}});
-  REQUIRE(WriteOciLayout(image, store, scratch / "layout", Compression::kZstd, {},
-                         quiet.terminal));
+  REQUIRE(WriteOciLayout(image, store, scratch / "layout", Compression::kZstd, {}, quiet.terminal));
   Receiver receiver;
   CHECK(TextOf(receiver.Load(scratch / "layout")).find("unpacks to more than") !=
         std::string::npos);
@@ -337,7 +336,8 @@ TEST_CASE("an OCI image as what another stands on") {
 
   CHECK(TextOf(ParseBase("oci:foreign", scratch.path())) ==
         "error: base = \"oci:foreign\" names no digest: builds would not know it again\n  What is "
-        "there now:  base = \"" + foreign + "\"\n");
+        "there now:  base = \"" +
+            foreign + "\"\n");
   CHECK(TextOf(tree_of("oci:foreign@sha256:" + std::string(64, '0'), "d")) ==
         "error: the base's blob sha256:" + std::string(64, '0') + " is missing\n");
 
@@ -358,11 +358,14 @@ TEST_CASE("names of images in registries") {
   };
   const std::string digest(64, 'a');
   CHECK(text("registry.example/team/mnist") == "registry.example/team/mnist");
-  CHECK(text("docker://localhost:5000/mnist:train-cpu") == "localhost:5000/mnist:train-cpu loopback");
-  CHECK(text("127.0.0.1:5000/m@sha256:" + digest) == "127.0.0.1:5000/m@sha256:" + digest + " loopback");
+  CHECK(text("docker://localhost:5000/mnist:train-cpu") ==
+        "localhost:5000/mnist:train-cpu loopback");
+  CHECK(text("127.0.0.1:5000/m@sha256:" + digest) ==
+        "127.0.0.1:5000/m@sha256:" + digest + " loopback");
   CHECK(text("r.example/m:tag@sha256:" + digest) == "r.example/m@sha256:" + digest);
-  for (const char* wrong : {"", "mnist", "/mnist", "r.example/", "r.example/m:", "r.example/m@sha256:12",
-                            "-o/m", "r.example/-m", "r.example/m n", "r.example/m:a;b"}) {
+  for (const char* wrong :
+       {"", "mnist", "/mnist", "r.example/", "r.example/m:", "r.example/m@sha256:12", "-o/m",
+        "r.example/-m", "r.example/m n", "r.example/m:a;b"}) {
     CAPTURE(wrong);
     CHECK(text(wrong) == "no");
   }

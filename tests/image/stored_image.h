@@ -51,18 +51,18 @@ inline Image StoreSpec(const Store& store, const Scratch& scratch,
   }
   image.packages = {{"libc6", "2.41-12", std::string(64, 'a')},
                     {"torch", "2.15.0", std::string(64, 'b')}};
-  image.config_json =
-      nlohmann::json{{"architecture", "amd64"},
-                     {"os", "linux"},
-                     {"config",
-                      {{"Labels",
-                        {{"org.opencontainers.image.title", image.name},
-                         {"dev.envkit.lock.digest", image.lock_digest},
-                         {"dev.envkit.profile", image.profile},
-                         {"dev.envkit.variant", image.variant}}}}},
-                     {"rootfs", {{"type", "layers"}, {"diff_ids", diff_ids}}},
-                     {"history", history}}
-          .dump();
+  image.config_json = nlohmann::json{
+      {"architecture", "amd64"},
+      {"os", "linux"},
+      {"config",
+       {{"Labels",
+         {{"org.opencontainers.image.title", image.name},
+          {"dev.envkit.lock.digest", image.lock_digest},
+          {"dev.envkit.profile", image.profile},
+          {"dev.envkit.variant", image.variant}}}}},
+      {"rootfs", {{"type", "layers"}, {"diff_ids", diff_ids}}},
+      {"history",
+       history}}.dump();
   image.config_digest = Sha256Of(image.config_json);
   REQUIRE(StoreImage(image, store));
   return image;

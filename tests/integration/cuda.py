@@ -1,6 +1,7 @@
 """The cuda variant: its image builds, and libenvkit_cuda compiles. Nothing of it runs on a GPU here."""
 
 import json
+import mmap
 import shutil
 import support
 
@@ -23,3 +24,26 @@ support.check("libenvkit_cuda.so" in listing, "the CUDA half is not in the image
 missing = [line for line in listing.splitlines() if "not found" in line]
 # libcuda.so.1 is the driver's: it comes from the host, and this machine has none.
 support.check(all("libcuda.so.1" in line for line in missing), "\n".join(missing))
+
+# Everything in it is needed by a named caller; those that are said to load it by name do name it.
+image = json.loads(support.envkit("image", "inspect", "--tree", "--variant", "cuda", "--json", project=project,
+                                  quiet=True).stdout)
+files = {}
+for layer in image["tree"]:
+    for package in layer["packages"]:
+        for file in package["files"]:
+            place = support.STORE / "layers" / layer["diff_id"] / "fs" / file["path"]
+            files.setdefault(place.name, (place, file, package))
+names_in = {}
+for name, (place, file, package) in files.items():
+    if package["because"] or not package["name"]:
+        continue
+    support.check(file["needed_by"], f"no caller is known for {file['path']}")
+    for caller in file["needed_by"]:
+        if caller.endswith(" (by name)"):
+            names_in.setdefault(caller.removesuffix(" (by name)"), []).append(name.split(".so")[0].encode())
+for caller, names in names_in.items():
+    with open(files[caller][0], "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        for name in names:
+            support.check(text.find(name) >= 0, f"{caller} does not name {name.decode()}")
+print(f"{sum(len(names) for names in names_in.values())} libraries are loaded by name, in {len(names_in)} callers")

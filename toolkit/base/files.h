@@ -38,7 +38,7 @@ Result<void> RequireFreeSpace(const std::filesystem::path& path, std::uint64_t b
 // the process's death. Movable.
 class FileLock {
  public:
-  static Result<FileLock> Acquire(const std::filesystem::path& file);  // waits
+  static Result<FileLock> Acquire(const std::filesystem::path& file);        // waits
   static Result<FileLock> AcquireShared(const std::filesystem::path& file);  // beside other sharers
   static Result<FileLock> TryAcquire(const std::filesystem::path& file, bool& busy);
   FileLock(FileLock&& other) noexcept;

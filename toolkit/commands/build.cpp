@@ -67,7 +67,8 @@ Command BuildCommand() {
           "envkit build --variant cuda\nenvkit build --run-in-builder -- g++ --version",
           [](CLI::App& app) -> Action {
             auto options = std::make_shared<Options>();
-            app.add_option("--profile", options->profile, "train, python or dev (envkit.toml's by default)");
+            app.add_option("--profile", options->profile,
+                           "train, python or dev (envkit.toml's by default)");
             app.add_option("--variant", options->variant, "cpu or cuda; by this machine's GPUs")
                 ->check(CLI::IsMember({"cpu", "cuda"}));
             app.add_flag("--run-in-builder", options->run_in_builder,

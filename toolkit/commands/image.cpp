@@ -31,6 +31,8 @@ Command ImageCommand() {
             AddLooking(app, chosen);
             AddMoving(app, chosen);
             AddProving(app, chosen);
+            AddRegistry(app, chosen);
+            AddPruning(app, chosen);
             return [chosen](Context& context) -> Result<int> {
               if (*chosen) return (*chosen)(context);
               return Usage(

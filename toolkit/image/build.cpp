@@ -190,21 +190,17 @@ std::vector<ImagePackage> PackagesOf(const ImagePlan& plan) {
 json ImageSettings(const ImagePlan& plan) {
   json env = json::array();
   for (const auto& [name, value] : plan.env) env.push_back(fmt::format("{}={}", name, value));
-  return {
-      {"Entrypoint", {"/opt/envkit/bin/envkit-launch", "--init", "--"}},
-      {"Env",
-       json::array({"PATH=/opt/envkit/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:"
-                    "/bin",
-                    "LANG=C.UTF-8"})},
-      {"WorkingDir", "/workspace"},
-      {"Labels",
-       {{"org.opencontainers.image.title", plan.name},
-        {"org.opencontainers.image.created", CreatedAt(plan)},
-        {"org.opencontainers.image.ref.name",
-         fmt::format("{}:{}-{}", plan.name, plan.profile, plan.variant)},
-        {"dev.envkit.lock.digest", plan.lock_digest},
-        {"dev.envkit.profile", plan.profile},
-        {"dev.envkit.variant", plan.variant}}}};
+  return {{"Entrypoint", {"/opt/envkit/bin/envkit-launch", "--init", "--"}},
+          {"Env", env},
+          {"WorkingDir", "/workspace"},
+          {"Labels",
+           {{"org.opencontainers.image.title", plan.name},
+            {"org.opencontainers.image.created", CreatedAt(plan)},
+            {"org.opencontainers.image.ref.name",
+             fmt::format("{}:{}-{}", plan.name, plan.profile, plan.variant)},
+            {"dev.envkit.lock.digest", plan.lock_digest},
+            {"dev.envkit.profile", plan.profile},
+            {"dev.envkit.variant", plan.variant}}}};
 }
 
 Result<std::optional<Image>> FindImage(const ImagePlan& plan, const Store& store) {

@@ -13,6 +13,8 @@ namespace {
 
 using nlohmann::json;
 
+constexpr const char* kNoVersion = "-";  // of files that belong to no package
+
 struct Installed {
   std::string version;
   std::uint64_t bytes = 0;
@@ -92,10 +94,10 @@ Result<ImageDiff> DiffImages(const Image& before, const Image& after) {
     if (both && a.version == b.version && a.bytes == b.bytes) continue;
     diff.packages.push_back({key.second,
                              was == old.end()    ? ""
-                             : a.version.empty() ? "-"
+                             : a.version.empty() ? kNoVersion
                                                  : a.version,
                              is == now.end()     ? ""
-                             : b.version.empty() ? "-"
+                             : b.version.empty() ? kNoVersion
                                                  : b.version,
                              Minus(b.bytes, a.bytes)});
   }
@@ -122,8 +124,8 @@ std::string DiffText(const Image& before, const Image& after, const ImageDiff& d
   for (const PackageChange& package : diff.packages) {
     const char sign = package.before.empty() ? '+' : package.after.empty() ? '-' : '~';
     std::string name = package.name;
-    if (sign == '+') name += " " + package.after;
-    if (sign == '-') name += " " + package.before;
+    const std::string& version = sign == '+' ? package.after : package.before;
+    if (sign != '~' && version != kNoVersion) name += " " + version;
     if (sign == '~' && package.before != package.after) {
       name += fmt::format(" {} → {}", package.before, package.after);
     }
