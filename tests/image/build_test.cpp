@@ -336,19 +336,4 @@ TEST_CASE("data is unpacked once; a path of the user's must be there") {
   CHECK(!fs::exists(world.store.data / "data" / data.sha256));
 }
 
-TEST_CASE("two wheels with one path are seen when they are locked, where both are in the store") {
-  World world;
-  CHECK(JudgePaths(world.lock, world.store).empty());
-  world.lock.wheels.push_back(
-      world.AddWheel("other", 1000, {{"torch/__init__.py", "raise\n"}, {"other.py", ""}}));
-  const auto findings = JudgePaths(world.lock, world.store);
-  REQUIRE(findings.size() == 1);
-  CHECK(findings[0].id == "one-path");
-  CHECK(findings[0].cause ==
-        "two wheels have different files at site-packages/torch/__init__.py\n"
-        "  torch-1.0-py3-none-any.whl\n  other-1.0-py3-none-any.whl");
-  world.lock.wheels.back().sha256 = std::string(64, '9');  // not in the store
-  CHECK(JudgePaths(world.lock, world.store).empty());
-}
-
 }  // namespace envkit

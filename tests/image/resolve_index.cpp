@@ -278,9 +278,10 @@ TEST_CASE("an index that does not answer is a missing network") {
 
 TEST_CASE(
     "the first index that knows a project lists its files; further ones come before the main") {
-  using Pages = std::map<std::string, std::string>;
-  LocalServer main(Pages{{"/simple/tiny/", "<a href='/f/tiny-1.tar.gz#sha256=aa'>x</a>"}});
-  LocalServer more(Pages{{"/simple/tiny/", "<a href='/f/tiny-2.tar.gz'>x</a>"}});
+  LocalServer main({});
+  main.Set("/simple/tiny/", "<a href='/f/tiny-1.tar.gz#sha256=aa'>x</a>");
+  LocalServer more({});
+  more.Set("/simple/tiny/", "<a href='/f/tiny-2.tar.gz'>x</a>");
   setenv("NO_PROXY", "127.0.0.1", 1);
   PythonIndexes indexes;
   indexes.main = main.Url() + "/simple";

@@ -480,7 +480,8 @@ TEST_CASE("a local wheel is locked by its hash, and taken from its place") {
 
 TEST_CASE("a wheel at a URL is fetched when it is locked, which also tells its size") {
   Workplace work;
-  LocalServer server({{"/w/" + kMine, "wheel"}});
+  LocalServer server({});
+  server.Set("/w/" + kMine, "wheel");
   setenv("NO_PROXY", "127.0.0.1", 1);
   const std::string url = server.Url() + "/w/" + kMine;
   work.Toml("packages = [\"mine @ " + url + "\"]\n");
@@ -519,10 +520,12 @@ TEST_CASE("source alone is no wheel") {
       "hint: Wheels are required for `mine` because building from source is disabled for all "
       "packages\n";
   work.Write("uv.fails", said);
-  CHECK(work.Failure().starts_with(
-      "error: locking: mine==0.5 comes as source alone (an sdist), and a lock names wheels\n"
-      "No solution found when resolving dependencies\n"));
-  CHECK(work.Failure().find("    pip wheel --no-deps mine==0.5 -w wheels\n") != std::string::npos);
+  CHECK(work.Failure() ==
+        "error: locking: mine==0.5 comes as source alone (an sdist), and a lock names wheels\n"
+        "  Make a wheel of it once, for CPython 3.13 on x86_64, and name that in [environment] "
+        "packages:\n"
+        "    pip wheel --no-deps mine==0.5 -w wheels\n"
+        "    packages = [\"./wheels/….whl\"]\n");
 }
 
 TEST_CASE("hashes in a requirement file are compared, which uv leaves out") {
@@ -571,6 +574,23 @@ TEST_CASE("two wishes for torch are named as that") {
   CHECK(work.Failure().starts_with(
       "error: locking: requirements.txt needs torch<2, and [environment] torch is \"2.15\"\n"
       "  Choose a torch that fits, or another version of requirements.txt, or leave it out.\n"));
+}
+
+TEST_CASE("of a chain of reasons the one that sums up is told; nothing old is built instead") {
+  Workplace work;
+  work.Toml("torch = \"2.15\"\n");
+  work.Write(
+      "uv.fails",
+      "error: No solution found when resolving dependencies\n"
+      "  cause: Because torchvision==0.1.6 has no usable wheels and only torchvision==0.1.6\n"
+      "         torchvision>=0.1.7 we can conclude that torchvision<0.1.7 cannot be used.\n"
+      "         And because torchvision==0.21.0 depends on torch==2.6.0 and torchvision<=0.23.0"
+      " depends on torch>=2.6.0,<=2.8.0.\n\n"
+      "hint: Wheels are required for `torchvision` because building from source is disabled "
+      "for all packages\n");
+  CHECK(work.Failure().starts_with(
+      "envkit.toml:5:9: error: torchvision needs torch>=2.6.0,<=2.8.0, and [environment] torch is "
+      "\"2.15\"\n"));
 }
 
 TEST_CASE("an index that wants a login says so") {

@@ -26,9 +26,9 @@ std::string Words(const std::string& because) {
 struct Builds {
   World world;
   LocalServer server{{}};
-  std::string requires_more;  // what the backend asks for besides
   std::string content = "x = 1\n";
   int exit_code = 0;
+  std::string log = "gcc: fatal error: no such file\n";
   std::vector<std::string> ran;
   std::vector<LockedDeb> debs = {{"python3",
                                   "3.13",
@@ -77,7 +77,7 @@ struct Builds {
       CHECK(fs::exists(sandbox.lower[1] / "usr/local/lib/python3.13/dist-packages/backend.py"));
       CHECK(fs::exists(sandbox.binds[0].host / "srconly.py"));
       CHECK(sandbox.env.at("SOURCE_DATE_EPOCH") == "315532800");
-      if (exit_code != 0) return BuildSandboxResult{exit_code, "gcc: fatal error: no such file\n"};
+      if (exit_code != 0) return BuildSandboxResult{exit_code, log};
       MakeZip(sandbox.binds[1].host / source.wheel, {{"srconly.py", content}});
       return BuildSandboxResult{};
     };
@@ -139,12 +139,26 @@ TEST_CASE("the newest sdist within the bounds, final releases first") {
   CHECK(newest("") == "0.10.post1");
   CHECK(newest("==0.9") == "0.9");
   CHECK(newest("==0.9.0") == "0.9");
+  CHECK(newest("==0.10") == "0.10");
   CHECK(newest("<0.10") == "0.9");
   CHECK(newest(">=0.9,<0.10") == "0.9");
   CHECK(newest(">0.10") == "1.0rc1");
   CHECK(newest("==7") == "");
   files = {{"my_pkg-1.tar.gz", "https://example.com/f", "", 1}};
   CHECK(newest("") == "");  // without a hash nothing could be verified
+}
+
+TEST_CASE("an old source is built where it is wished, not where newer wheels do not fit") {
+  const std::vector<IndexFile> files = {{"p-0.1.tar.gz", "", std::string(64, 'a'), 1},
+                                        {"p-0.9-py3-none-any.whl", "", "", 1},
+                                        {"p-1.0.tar.gz", "", std::string(64, 'b'), 1},
+                                        {"q-7-py3-none-any.whl", "", "", 1}};
+  const Sdist old{"0.1", files[0]}, newest{"1.0", files[2]};
+  CHECK(WorthBuilding(files, {"p", "", "you require p"}, newest));
+  CHECK_FALSE(WorthBuilding(files, {"p", "==0.1", "p==0.1 has no usable wheels"}, old));
+  CHECK(WorthBuilding(files, {"p", "==0.1", "you require p==0.1, we"}, old));
+  CHECK(WorthBuilding(files, {"p", "==0.1", "a==1 depends on p==0.1"}, old));
+  CHECK(WorthBuilding({files[0]}, {"p", "", ""}, old));
 }
 
 TEST_CASE("what a build requires stands in pyproject.toml") {
@@ -194,6 +208,17 @@ TEST_CASE("a build that fails, or gives something else, says so") {
             "  Builds have no network, no GPU and no nvcc. Where it needs one, make the wheel "
             "yourself and name it:\n"
             "  packages = [\"./wheels/….whl\"]\n");
+  builds.log = "Traceback:\nModuleNotFoundError: No module named 'torch'\n";
+  const auto module = builds.Ensure(plan);
+  REQUIRE_FALSE(module);
+  CHECK(
+      module.error().Text() ==
+      "error: building srconly-0.5.tar.gz: its build imports torch, which its pyproject.toml does "
+      "not require\n"
+      "  Make a wheel of it once, for CPython 3.13 on x86_64, and name that in [environment] "
+      "packages:\n"
+      "    pip wheel --no-deps srconly==0.5 -w wheels\n"
+      "    packages = [\"./wheels/….whl\"]\n");
   builds.exit_code = 0;
   builds.content = "x = 2\n";
   const auto other = builds.Ensure(plan);

@@ -189,14 +189,22 @@ Result<PythonResolution> ResolveWithBuilds(const Project& project, PythonRequest
       return resolved;
     }
     const auto wanted = FindSourceOnly(resolved.error().what);
-    if (!wanted || !options.run || round == kMost || !names.insert(wanted->name).second) {
+    if (!wanted || FindTorchConflict(resolved.error().what) || round == kMost ||
+        !names.insert(wanted->name).second) {
       return Unexpected(Explain(project, std::move(resolved.error())));
+    }
+    if (!options.run) {
+      return Usage(fmt::format("{}{} comes as source alone (an sdist), and a lock names wheels",
+                               wanted->name, wanted->bounds),
+                   PrebuildHint(request.python, wanted->name + wanted->bounds));
     }
     SdistSetting setting{project, store, options.run, terminal, request.python, {}};
     ENVKIT_TRY(setting.debs, debs());
     const std::vector<LockedWheel> preferred =
         options.previous == nullptr ? std::vector<LockedWheel>() : options.previous->build_wheels;
-    ENVKIT_TRY(BuiltSdist one, LockSdist(setting, indexes, *wanted, preferred));
+    ENVKIT_TRY(std::optional<BuiltSdist> made, LockSdist(setting, indexes, *wanted, preferred));
+    if (!made) return Unexpected(Explain(project, std::move(resolved.error())));
+    BuiltSdist& one = *made;
     request.sources[0].requirements.push_back(fmt::format(
         "{} @ {}", one.wheel.name, FileUrl(store.DownloadPath(one.wheel.sha256, one.wheel.file))));
     built[one.wheel.sha256] = one.wheel.from;

@@ -53,6 +53,7 @@ else:
 // Numbers of a version's release, and whether it is a final one.
 struct Version {
   std::vector<long> release;
+  std::string rest;  // "rc1", ".post3"
   bool final_release = true;
 };
 
@@ -70,6 +71,7 @@ Version ParseVersion(std::string_view text) {
   }
   while (!version.release.empty() && version.release.back() == 0) version.release.pop_back();
   const std::string_view rest = text.substr(std::min(at, text.size()));
+  version.rest = rest;
   version.final_release = rest.empty() || rest.starts_with("post") || rest.starts_with(".post") ||
                           rest.starts_with('+') || rest.starts_with('.');
   if (rest.find("dev") != std::string_view::npos || rest.find("rc") != std::string_view::npos) {
@@ -81,9 +83,10 @@ Version ParseVersion(std::string_view text) {
 bool Within(const Version& version, const std::string& bounds) {
   static const std::regex kBound("(==|>=|<=|<|>)([^,<>= ]+)");
   for (std::sregex_iterator it(bounds.begin(), bounds.end(), kBound), end; it != end; ++it) {
-    const std::vector<long> other = ParseVersion(it->str(2)).release;
+    const Version bound = ParseVersion(it->str(2));
+    const std::vector<long>& other = bound.release;
     const std::string op = it->str(1);
-    const bool fits = op == "=="   ? version.release == other
+    const bool fits = op == "=="   ? version.release == other && version.rest == bound.rest
                       : op == ">=" ? version.release >= other
                       : op == "<=" ? version.release <= other
                       : op == "<"  ? version.release < other
@@ -100,6 +103,12 @@ std::optional<std::pair<std::string, std::string>> SdistName(const std::string& 
   const std::size_t dash = stem.rfind('-');
   if (dash == std::string::npos || dash == 0) return std::nullopt;
   return std::pair{NormaliseName(stem.substr(0, dash)), stem.substr(dash + 1)};
+}
+
+// "srconly==0.5"
+std::string Requirement(const LockedSource& source) {
+  const auto parts = SdistName(source.file);
+  return parts ? fmt::format("{}=={}", parts->first, parts->second) : source.name;
 }
 
 std::string KeyOf(const LockedSource& source, const std::vector<LockedWheel>& wheels,
@@ -208,7 +217,7 @@ class Workplace {
 
   // WHAT: "requires" or "wheel".
   Result<void> Run(const char* what, const std::vector<LockedWheel>& wheels,
-                   const SdistSetting& setting) {
+                   const SdistSetting& setting, const LockedSource& of) {
     ENVKIT_TRY(const fs::path root, EnsureRoot(setting));
     const fs::path site = work_.path() / fmt::format("site-{}", what);
     ENVKIT_CHECK(UnpackWheels(wheels, setting, site));
@@ -227,6 +236,13 @@ class Workplace {
     sandbox.argv = {"/usr/bin/python3", "-c", kBuild, what};
     ENVKIT_TRY(const BuildSandboxResult result, setting.run(sandbox));
     if (result.exit_code == 0) return {};
+    static const std::regex kModule("ModuleNotFoundError: No module named '([^']+)'");
+    std::smatch match;
+    if (std::regex_search(result.output, match, kModule)) {
+      return Usage(fmt::format("its build imports {}, which its pyproject.toml does not require",
+                               match.str(1)),
+                   PrebuildHint(setting.python, Requirement(of)));
+    }
     const fs::path log = setting.store.data / "sdist.log";
     ENVKIT_CHECK(WriteFileAtomic(log, result.output));
     return Fail(fmt::format("its build ended with exit code {}{}", result.exit_code,
@@ -272,7 +288,7 @@ Result<LockedWheel> Build(const LockedSource& source, const std::vector<LockedWh
     setting.terminal.Step("build",
                           fmt::format("{}   a wheel of it, in the builder, offline", source.file));
     ENVKIT_TRY(Workplace place, Workplace::Make(source, setting));
-    ENVKIT_CHECK(place.Run("wheel", wheels, setting));
+    ENVKIT_CHECK(place.Run("wheel", wheels, setting, source));
     return TakeWheel(place.out(), source, setting);
   };
   auto built = build();
@@ -351,6 +367,22 @@ std::optional<Sdist> NewestSdist(const std::vector<IndexFile>& files, const std:
   return newest;
 }
 
+bool WorthBuilding(const std::vector<IndexFile>& files, const SourceOnly& wanted,
+                   const Sdist& sdist) {
+  std::vector<long> newest;
+  for (const IndexFile& file : files) {
+    const auto wheel = ParseWheelName(file.name);
+    if (!wheel || wheel->project != wanted.name) continue;
+    newest = std::max(newest, ParseVersion(wheel->version).release);
+  }
+  if (ParseVersion(sdist.version).release >= newest) return true;
+  const std::string exact = fmt::format("{}=={}", wanted.name, sdist.version);
+  for (const char* verb : {"require ", "depends on ", "depend on "}) {
+    if (wanted.words.find(verb + exact) != std::string::npos) return true;
+  }
+  return false;
+}
+
 Result<std::vector<std::string>> BuildRequirements(const fs::path& source) {
   const std::vector<std::string> otherwise = {"setuptools", "wheel"};
   std::error_code error;
@@ -373,16 +405,14 @@ Result<std::vector<std::string>> BuildRequirements(const fs::path& source) {
   return requirements;
 }
 
-Result<BuiltSdist> LockSdist(const SdistSetting& setting, const PythonIndexes& indexes,
-                             const SourceOnly& wanted, const std::vector<LockedWheel>& preferred) {
+Result<std::optional<BuiltSdist>> LockSdist(const SdistSetting& setting,
+                                            const PythonIndexes& indexes, const SourceOnly& wanted,
+                                            const std::vector<LockedWheel>& preferred) {
   ENVKIT_TRY(const PythonIndexes complete,
              CompleteIndexes(indexes, setting.store, setting.terminal));
   ENVKIT_TRY(const std::vector<IndexFile> files, ListProject(complete, wanted.name));
   const auto sdist = NewestSdist(files, wanted.name, wanted.bounds);
-  if (!sdist) {
-    return Usage(fmt::format("{}{} has neither a wheel nor a .tar.gz with a hash on the index",
-                             wanted.name, wanted.bounds));
-  }
+  if (!sdist || !WorthBuilding(files, wanted, *sdist)) return std::nullopt;
   BuiltSdist built;
   LockedSource& source = built.source;
   source.name = wanted.name;
@@ -399,7 +429,7 @@ Result<BuiltSdist> LockSdist(const SdistSetting& setting, const PythonIndexes& i
     ENVKIT_TRY(built.build_wheels,
                ResolveBuild(requirements, source.name, preferred, complete, setting));
     // The backend may want more than pyproject.toml says.
-    ENVKIT_CHECK(place.Run("requires", built.build_wheels, setting));
+    ENVKIT_CHECK(place.Run("requires", built.build_wheels, setting, source));
     ENVKIT_TRY(const std::string more, ReadFile(place.out() / "requires"));
     const std::vector<std::string> lines = LogicalLines(more);
     if (lines.empty()) return {};
@@ -426,7 +456,7 @@ Result<BuiltSdist> LockSdist(const SdistSetting& setting, const PythonIndexes& i
   }
   source.wheel = built.wheel.file;
   for (const LockedWheel& wheel : built.build_wheels) source.requires_files.push_back(wheel.file);
-  return built;
+  return std::optional(std::move(built));
 }
 
 Result<void> EnsureSdists(const Project& project, const Lock& lock, const ImagePlan& plan,

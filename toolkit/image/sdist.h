@@ -32,6 +32,11 @@ struct Sdist {
 std::optional<Sdist> NewestSdist(const std::vector<IndexFile>& files, const std::string& name,
                                  const std::string& bounds);
 
+// False where an older source would only be taken because newer wheels do not fit something else:
+// then that is what has to be told.
+bool WorthBuilding(const std::vector<IndexFile>& files, const SourceOnly& wanted,
+                   const Sdist& sdist);
+
 // What everything here needs to know.
 struct SdistSetting {
   const Project& project;
@@ -50,9 +55,11 @@ struct BuiltSdist {
   LockedSource source;
   std::vector<LockedWheel> build_wheels;  // what the build needed
 };
-// Resolves what the build needs, builds, and says what is to be locked of it.
-Result<BuiltSdist> LockSdist(const SdistSetting& setting, const PythonIndexes& indexes,
-                             const SourceOnly& wanted, const std::vector<LockedWheel>& preferred);
+// Resolves what the build needs, builds, and says what is to be locked of it; nullopt where WANTED
+// is not what is wrong.
+Result<std::optional<BuiltSdist>> LockSdist(const SdistSetting& setting,
+                                            const PythonIndexes& indexes, const SourceOnly& wanted,
+                                            const std::vector<LockedWheel>& preferred);
 
 // Those wheels of LOCK that PLAN needs, that come from source and that the store lacks, built
 // again. One that comes out other than it was locked is an error.

@@ -369,7 +369,7 @@ Result<PythonResolution> ResolvePython(const PythonRequest& request, const Pytho
   spec.argv.push_back(output.string());
   ENVKIT_TRY(const ProcessResult result, RunProcess(spec));
   if (result.exit_code != 0) {
-    return Unexpected(UvError(OwnNames(result.err, work.path()), indexes, request.python));
+    return Unexpected(UvError(OwnNames(result.err, work.path()), indexes));
   }
   ENVKIT_TRY(const std::string pylock, ReadFile(output));
   ENVKIT_TRY(PythonResolution resolution, ParsePylock(pylock, request.python));
@@ -490,7 +490,7 @@ std::optional<SourceOnly> FindSourceOnly(const std::string& words) {
       "disabled");
   std::smatch match;
   if (!std::regex_search(text, match, kHint)) return std::nullopt;
-  SourceOnly source{NormaliseName(match.str(1)), ""};
+  SourceOnly source{NormaliseName(match.str(1)), "", text};
   const std::regex bounds("(?:^| )" + match.str(1) + "([<>=][^ ]+) ha(?:s|ve) no usable wheels");
   if (std::regex_search(text, match, bounds)) source.bounds = match.str(1);
   return source;
@@ -501,16 +501,22 @@ std::optional<TorchConflict> FindTorchConflict(const std::string& words) {
   // uv breaks its lines where it likes.
   const std::string text = std::regex_replace(words, std::regex("\\s+"), " ");
   static const std::regex kDepends(
-      "([A-Za-z0-9][A-Za-z0-9._-]*)(\\[[^\\]]*\\])?([<>=!~]=?[^ ,]+)? depends? on "
+      "([A-Za-z0-9][A-Za-z0-9._-]*)(?:\\[[^\\]]*\\])?(?:[<>=!~][^ ]*)? depends? on "
       "(torch(?:[<>=!~][^ ]*[^ ,.])?)(?= |,|\\.|$)");
+  // Of a chain of reasons the last one sums up.
+  std::optional<TorchConflict> conflict;
+  for (std::sregex_iterator it(text.begin(), text.end(), kDepends), end; it != end; ++it) {
+    conflict = TorchConflict{it->str(1), it->str(2)};
+  }
+  if (conflict) return conflict;
+  static const std::regex kRequired(
+      "you require torch[^ ]+ and (?:you require )?(torch[<>=!~][^ ]*[^ ,.])");
   std::smatch match;
-  if (std::regex_search(text, match, kDepends)) return TorchConflict{match[1], match[4]};
-  static const std::regex kRequired("you require torch[^ ]+ and (?:you require )?(torch[^ ,]+)");
   if (std::regex_search(text, match, kRequired)) return TorchConflict{"", match[1]};
   return std::nullopt;
 }
 
-Error UvError(const std::string& words, const PythonIndexes& indexes, const std::string& python) {
+Error UvError(const std::string& words, const PythonIndexes& indexes) {
   std::string said = indexes.Scrub(words);
   while (!said.empty() && (said.back() == '\n' || said.back() == ' ')) said.pop_back();
   const auto has = [&said](std::string_view text) { return said.find(text) != std::string::npos; };
@@ -525,12 +531,6 @@ Error UvError(const std::string& words, const PythonIndexes& indexes, const std:
         "login, password), or\nUV_INDEX_NAME_USERNAME and UV_INDEX_NAME_PASSWORD for the NAME that "
         "it has in [index].",
         indexes.Describe());
-  } else if (const auto source = FindSourceOnly(said)) {
-    error.code = ExitCode::kUsage;
-    const std::string wanted = source->name + source->bounds;
-    error.what = fmt::format("{} comes as source alone (an sdist), and a lock names wheels\n{}",
-                             wanted, said);
-    error.next = PrebuildHint(python, wanted);
   } else if (has("error sending request") || has("Failed to fetch") || has("dns error") ||
              has("Connect") || has("timed out")) {
     error.code = ExitCode::kMissing;

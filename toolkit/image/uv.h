@@ -64,8 +64,7 @@ Result<PythonResolution> ParsePylock(std::string_view text, std::string_view pyt
 Environment TrustForUv(const Environment& environment);
 
 // What uv said, as an Error with what to do next.
-Error UvError(const std::string& words, const PythonIndexes& indexes,
-              const std::string& python = "3.13");
+Error UvError(const std::string& words, const PythonIndexes& indexes);
 
 // Who wants another PyTorch, in what uv said of a conflict.
 struct TorchConflict {
@@ -78,6 +77,7 @@ std::optional<TorchConflict> FindTorchConflict(const std::string& words);
 // reason. BOUNDS may be empty, or "<2", ">=0.4".
 struct SourceOnly {
   std::string name, bounds;
+  std::string words;  // uv's, in one line
 };
 std::optional<SourceOnly> FindSourceOnly(const std::string& words);
 

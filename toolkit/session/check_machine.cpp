@@ -75,7 +75,7 @@ void ReadLock(const Project& project, doctor::ProjectFacts& facts) {
       facts.locked.push_back({wheel.name, wheel.version});
   const auto share = ShareDirectory();
   if (!share) return;
-  const auto recipes = LoadRecipes(*share / "images");
+  const auto recipes = LoadRecipes(*share / "images", ProfileOptions(project));
   if (!recipes) return;
   const auto changes = LockDifferences(*lock, InputsOf(project, RecipesDigest(*recipes)));
   if (changes.empty()) return;
