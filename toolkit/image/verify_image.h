@@ -40,6 +40,9 @@ std::vector<Check> CheckLock(const Image& image, const ImagePlan& plan, const Lo
 Check CheckDebs(const Layer& layer, const std::vector<LockedDeb>& debs, const Store& store,
                 bool quick);
 
+// The commands that make layers anew, whether or not their tars have the right digests.
+std::string MakeAnew(const std::vector<const Layer*>& layers);
+
 // At most COUNT lines, then "and N more".
 std::vector<std::string> Shorten(std::vector<std::string> lines, std::size_t count = 20);
 
