@@ -277,6 +277,34 @@ std::string MakeAnew(const std::vector<const Layer*>& layers) {
   return fmt::format("rm -rf{} && envkit build", directories);
 }
 
+ImageFiles::ImageFiles(const Image& image, const std::map<std::string, TreeScan>& scans) {
+  for (auto layer = image.layers.rbegin(); layer != image.layers.rend(); ++layer) {
+    Files& files = layers_.emplace_back(Files{layer->tree, {}});
+    if (const auto scan = scans.find(layer->diff_id); scan != scans.end()) {
+      files.entries = scan->second.entries;
+    } else if (auto manifest = ReadManifest(layer->tree)) {
+      files.entries = std::move(*manifest);
+    }
+  }
+}
+
+std::string ImageFiles::HashOf(const std::string& path) const {
+  const std::string relative = path.substr(1);
+  for (const Files& layer : layers_) {
+    std::error_code error;
+    if (!layer.entries) {
+      const fs::path file = layer.tree / relative;
+      if (!fs::is_regular_file(fs::symlink_status(file, error))) continue;
+      return Sha256OfFile(file).value_or("");
+    }
+    const auto entry = std::lower_bound(
+        layer.entries->begin(), layer.entries->end(), relative,
+        [](const TreeEntry& one, const std::string& wanted) { return one.path < wanted; });
+    if (entry != layer.entries->end() && entry->path == relative) return entry->sha256;
+  }
+  return "";
+}
+
 std::vector<std::string> Shorten(std::vector<std::string> lines, std::size_t count) {
   if (lines.size() <= count) return lines;
   const std::size_t left = lines.size() - count;
