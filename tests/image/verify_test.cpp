@@ -381,6 +381,10 @@ TEST_CASE("bills of materials name what is in the image and nothing of the build
   CHECK(spdx["packages"][4]["licenseDeclared"] == "BSD-3-Clause");
   CHECK(spdx["packages"][3]["licenseDeclared"] == "NOASSERTION");
   CHECK(spdx.dump().find("g++") == std::string::npos);
+  CHECK(!spdx.contains("hasExtractedLicensingInfos"));
+  Bill own = bill;
+  own.items[1].licence = "(LicenseRef-Own OR MIT)";
+  CHECK(SpdxOf(own)["hasExtractedLicensingInfos"][0]["licenseId"] == "LicenseRef-Own");
   const auto cyclone = CycloneDxOf(bill);
   CHECK(cyclone["components"].size() == 4);
   CHECK(cyclone["components"][3]["hashes"][0]["content"] == bill.items[2].sha256);
