@@ -94,8 +94,8 @@ TEST_CASE("bash completes commands, options and choices") {
   std::string all;
   for (const envkit::Command& command : envkit::AllCommands()) all += command.name + " ";
   CHECK(complete("envkit ''") == all + "-C --help --version\n");
-  CHECK(complete("envkit ver") == "version\n");
-  CHECK(complete("envkit -C /usr ver") == "version\n");
+  CHECK(complete("envkit vers") == "version\n");
+  CHECK(complete("envkit -C /usr vers") == "version\n");
   CHECK(complete("envkit completion ''").starts_with("bash zsh fish --directory"));
   CHECK(complete("envkit version --ver") == "--verbose\n");
   CHECK(complete("envkit build --variant c") == "cpu cuda\n");

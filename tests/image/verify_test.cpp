@@ -220,6 +220,18 @@ TEST_CASE("a layer without its list is still found, and noted once it is sound")
   CHECK(!fs::exists(list));
 }
 
+TEST_CASE("the hash of a file is that of the build, whatever the tree holds now") {
+  Built built;
+  const std::string path = std::string("/") + kSite + "/torch/lib/libtorch_cpu.so";
+  std::ofstream(built.InTorch("lib/libtorch_cpu.so")) << "cpU\n";
+  CHECK(ImageFiles(built.image).HashOf(path) == Sha256Of("cpu\n"));
+  CHECK(ImageFiles(built.image).HashOf("/nothing").empty());
+  // The recipe's file, not Debian's below it.
+  CHECK(ImageFiles(built.image).HashOf("/etc/hosts") == Sha256Of("127.0.0.1 localhost\n"));
+  fs::remove(built.image.layers[1].tree.parent_path() / kManifestName);
+  CHECK(ImageFiles(built.image).HashOf(path) == Sha256Of("cpU\n"));
+}
+
 TEST_CASE("removing the damaged layers is what a build needs to make them anew") {
   Built built;
   std::ofstream(built.InTorch("lib/libtorch_cpu.so")) << "cpU\n";
@@ -369,6 +381,10 @@ TEST_CASE("bills of materials name what is in the image and nothing of the build
   CHECK(spdx["packages"][4]["licenseDeclared"] == "BSD-3-Clause");
   CHECK(spdx["packages"][3]["licenseDeclared"] == "NOASSERTION");
   CHECK(spdx.dump().find("g++") == std::string::npos);
+  CHECK(!spdx.contains("hasExtractedLicensingInfos"));
+  Bill own = bill;
+  own.items[1].licence = "(LicenseRef-Own OR MIT)";
+  CHECK(SpdxOf(own)["hasExtractedLicensingInfos"][0]["licenseId"] == "LicenseRef-Own");
   const auto cyclone = CycloneDxOf(bill);
   CHECK(cyclone["components"].size() == 4);
   CHECK(cyclone["components"][3]["hashes"][0]["content"] == bill.items[2].sha256);

@@ -8,6 +8,7 @@
 #include <ctime>
 #include <filesystem>
 #include <set>
+#include <sstream>
 #include <tuple>
 
 #include "base/digest.h"
@@ -102,6 +103,26 @@ ordered_json SpdxPackage(const BillItem& item) {
              {"referenceLocator", item.Purl()}}}}};
 }
 
+// SPDX wants the licences that are not on its list to be there in words.
+ordered_json OwnLicences(const std::vector<BillItem>& items) {
+  std::set<std::string> references;
+  for (const BillItem& item : items) {
+    std::string words = item.licence;
+    std::replace_if(
+        words.begin(), words.end(), [](char byte) { return byte == '(' || byte == ')'; }, ' ');
+    std::istringstream in(words);
+    for (std::string word; in >> word;) {
+      if (word.starts_with("LicenseRef-")) references.insert(word);
+    }
+  }
+  ordered_json list = ordered_json::array();
+  for (const std::string& reference : references) {
+    list.push_back({{"licenseId", reference},
+                    {"extractedText", "The packages that name this licence have its text."}});
+  }
+  return list;
+}
+
 ordered_json Material(const BillItem& item) {
   return {{"name", item.file}, {"uri", item.Purl()}, {"digest", {{"sha256", item.sha256}}}};
 }
@@ -185,16 +206,21 @@ ordered_json SpdxOf(const Bill& bill) {
                          {"relationshipType", "CONTAINS"},
                          {"relatedSpdxElement", SpdxId(item)}});
   }
-  return {{"spdxVersion", "SPDX-2.3"},
-          {"dataLicense", "CC0-1.0"},
-          {"SPDXID", "SPDXRef-DOCUMENT"},
-          {"name", bill.name},
-          {"documentNamespace",
-           "urn:uuid:" + UuidOf(fmt::format("spdx {} {}", bill.config_digest, bill.lock_digest))},
-          {"creationInfo",
-           {{"created", Time(bill.time)}, {"creators", {"Tool: envkit-" + bill.envkit_version}}}},
-          {"packages", packages},
-          {"relationships", relations}};
+  ordered_json document = {
+      {"spdxVersion", "SPDX-2.3"},
+      {"dataLicense", "CC0-1.0"},
+      {"SPDXID", "SPDXRef-DOCUMENT"},
+      {"name", bill.name},
+      {"documentNamespace",
+       "urn:uuid:" + UuidOf(fmt::format("spdx {} {}", bill.config_digest, bill.lock_digest))},
+      {"creationInfo",
+       {{"created", Time(bill.time)}, {"creators", {"Tool: envkit-" + bill.envkit_version}}}},
+      {"packages", packages},
+      {"relationships", relations}};
+  if (ordered_json own = OwnLicences(bill.items); !own.empty()) {
+    document["hasExtractedLicensingInfos"] = std::move(own);
+  }
+  return document;
 }
 
 ordered_json CycloneDxOf(const Bill& bill) {

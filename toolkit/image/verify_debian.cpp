@@ -150,7 +150,7 @@ Check CheckDebs(const Layer& layer, const std::vector<LockedDeb>& debs, const St
   if (!status) {
     check.verdict = Verdict::kFail;
     check.evidence = {status.error().what};
-    check.next = "envkit verify --repair";
+    check.next = MakeAnew({&layer});
     return check;
   }
   std::vector<std::string> wrong;
@@ -181,7 +181,7 @@ Check CheckDebs(const Layer& layer, const std::vector<LockedDeb>& debs, const St
   if (!wrong.empty()) {
     check.verdict = Verdict::kFail;
     check.evidence = Shorten(std::move(wrong));
-    check.next = "envkit verify --repair";
+    check.next = MakeAnew({&layer});
     return check;
   }
   check.evidence = {fmt::format("{} packages", debs.size())};

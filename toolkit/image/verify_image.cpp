@@ -34,8 +34,7 @@ void ForEach(std::size_t count, const std::function<void(std::size_t)>& work) {
 fs::path DirectoryOf(const Layer& layer) { return layer.tree.parent_path(); }
 
 std::string Remedy(const Layer& layer) {
-  return fmt::format("envkit verify --repair makes it anew; by hand:  rm -rf {} && envkit build",
-                     DirectoryOf(layer).string());
+  return "envkit verify --repair makes it anew; by hand:  " + MakeAnew({&layer});
 }
 
 // Which package a path belongs to, for people.
@@ -173,6 +172,7 @@ Check CheckWheels(const Image& image, const ImagePlan& plan, const Store& store,
     return check;
   }
   std::vector<std::string> wrong, unknown;
+  std::vector<const Layer*> layers;  // of WRONG
   std::size_t files = 0, wheels = 0;
   for (std::size_t index = 0; index < plan.layers.size() && index < image.layers.size(); ++index) {
     const LayerPlan& layer = plan.layers[index];
@@ -183,16 +183,18 @@ Check CheckWheels(const Image& image, const ImagePlan& plan, const Store& store,
       wrong.push_back(owned.error().what);
       continue;
     }
+    const std::size_t before = wrong.size();
     for (const LockedWheel& wheel : layer.wheels) {
       CheckWheel(layer, wheel, image.layers[index], scan->second, *owned, store, wrong, unknown,
                  files);
       ++wheels;
     }
+    if (wrong.size() > before) layers.push_back(&image.layers[index]);
   }
   check.evidence = Shorten(wrong);
   if (!wrong.empty()) {
     check.verdict = Verdict::kFail;
-    check.next = "The layer was made from other bytes than the wheel's: remove it and build again.";
+    check.next = MakeAnew(layers);
     return check;
   }
   check.evidence = Shorten(unknown);
@@ -268,6 +270,40 @@ Check CheckRecorded(const Image& image, const ImagePlan& plan, const Lock& lock)
 }
 
 }  // namespace
+
+std::string MakeAnew(const std::vector<const Layer*>& layers) {
+  std::string directories;
+  for (const Layer* layer : layers) directories += " " + DirectoryOf(*layer).string();
+  return fmt::format("rm -rf{} && envkit build", directories);
+}
+
+ImageFiles::ImageFiles(const Image& image, const std::map<std::string, TreeScan>& scans) {
+  for (auto layer = image.layers.rbegin(); layer != image.layers.rend(); ++layer) {
+    Files& files = layers_.emplace_back(Files{layer->tree, {}});
+    if (const auto scan = scans.find(layer->diff_id); scan != scans.end()) {
+      files.entries = scan->second.entries;
+    } else if (auto manifest = ReadManifest(layer->tree)) {
+      files.entries = std::move(*manifest);
+    }
+  }
+}
+
+std::string ImageFiles::HashOf(const std::string& path) const {
+  const std::string relative = path.substr(1);
+  for (const Files& layer : layers_) {
+    std::error_code error;
+    if (!layer.entries) {
+      const fs::path file = layer.tree / relative;
+      if (!fs::is_regular_file(fs::symlink_status(file, error))) continue;
+      return Sha256OfFile(file).value_or("");
+    }
+    const auto entry = std::lower_bound(
+        layer.entries->begin(), layer.entries->end(), relative,
+        [](const TreeEntry& one, const std::string& wanted) { return one.path < wanted; });
+    if (entry != layer.entries->end() && entry->path == relative) return entry->sha256;
+  }
+  return "";
+}
 
 std::vector<std::string> Shorten(std::vector<std::string> lines, std::size_t count) {
   if (lines.size() <= count) return lines;

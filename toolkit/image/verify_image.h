@@ -2,7 +2,9 @@
 // runs anything of the image.
 #pragma once
 
+#include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,6 +41,26 @@ std::vector<Check> CheckLock(const Image& image, const ImagePlan& plan, const Lo
 // Inside: the Debian layer's part of CheckLock.
 Check CheckDebs(const Layer& layer, const std::vector<LockedDeb>& debs, const Store& store,
                 bool quick);
+
+// The commands that make layers anew, whether or not their tars have the right digests.
+std::string MakeAnew(const std::vector<const Layer*>& layers);
+
+// The sha256 that an image's files had when they were built.
+class ImageFiles {
+ public:
+  // SCANS are preferred to the lists beside the layers, which are preferred to the files
+  // themselves.
+  explicit ImageFiles(const Image& image, const std::map<std::string, TreeScan>& scans = {});
+  // Of what a container sees at PATH ("/usr/bin/x"); empty where no layer has a file there.
+  std::string HashOf(const std::string& path) const;
+
+ private:
+  struct Files {
+    std::filesystem::path tree;
+    std::optional<std::vector<TreeEntry>> entries;  // sorted by path
+  };
+  std::vector<Files> layers_;  // highest first
+};
 
 // At most COUNT lines, then "and N more".
 std::vector<std::string> Shorten(std::vector<std::string> lines, std::size_t count = 20);

@@ -21,6 +21,7 @@ class Captured {
     Captured captured;
     captured.file_ = std::tmpfile();
     if (captured.file_ == nullptr) return Fail(ErrnoText("making a temporary file"));
+    fcntl(fileno(captured.file_), F_SETFD, FD_CLOEXEC);
     std::fflush(nullptr);
     for (const int fd : {1, 2}) {
       captured.saved_[fd - 1] = fcntl(fd, F_DUPFD_CLOEXEC, 3);

@@ -156,28 +156,6 @@ Check Unavailable(std::string id, std::string what, const Error& error) {
   return check;
 }
 
-// The sha256 of the file that the image shows at PATH; empty where no layer has it.
-std::string ExpectedHash(const Image& image, const StoreCheck& scanned, const std::string& path) {
-  const std::string relative = path.substr(1);
-  for (auto layer = image.layers.rbegin(); layer != image.layers.rend(); ++layer) {
-    const auto scan = scanned.scans.find(layer->diff_id);
-    if (scan == scanned.scans.end()) {
-      std::error_code error;
-      const fs::path file = layer->tree / relative;
-      if (fs::is_regular_file(fs::symlink_status(file, error))) {
-        return Sha256OfFile(file).value_or("");
-      }
-      continue;
-    }
-    const auto& entries = scan->second.entries;
-    const auto entry = std::lower_bound(
-        entries.begin(), entries.end(), relative,
-        [](const TreeEntry& one, const std::string& wanted) { return one.path < wanted; });
-    if (entry != entries.end() && entry->path == relative) return entry->sha256;
-  }
-  return "";
-}
-
 Check CheckMapped(const Image& image, const StoreCheck& scanned, const ImageRunner& runner,
                   const std::vector<std::string>& mapped) {
   Check check = {"libraries.mapped", "", Verdict::kPass, {}};
@@ -185,12 +163,13 @@ Check CheckMapped(const Image& image, const StoreCheck& scanned, const ImageRunn
   argv.insert(argv.end(), mapped.begin(), mapped.end());
   const auto ran = runner.Run(argv);
   if (!ran) return Unavailable(check.id, "the loaded libraries are the image's", ran.error());
+  const ImageFiles files(image, scanned.scans);
   std::istringstream lines(ran->output);
   std::size_t same = 0;
   for (std::string line; std::getline(lines, line);) {
     if (line.size() < 67 || !IsSha256(line.substr(0, 64))) continue;
     const std::string hash = line.substr(0, 64), path = line.substr(66);
-    const std::string expected = ExpectedHash(image, scanned, path);
+    const std::string expected = files.HashOf(path);
     if (expected == hash) {
       ++same;
       check.evidence.push_back(fmt::format("{} {}", hash, path));
@@ -209,7 +188,9 @@ Check CheckMapped(const Image& image, const StoreCheck& scanned, const ImageRunn
     check.evidence.push_back(fmt::format("sha256sum ended with exit code {}", ran->exit_code));
   }
   if (check.verdict == Verdict::kFail) {
-    check.next = "Something is mounted over the image's files: look at [run] mounts.";
+    check.next =
+        "The layer was changed (envkit verify says where), or something is mounted over the "
+        "image's files: look at [run] mounts.";
   }
   return check;
 }

@@ -37,18 +37,6 @@ Result<Image> ImageOf(const RunningContainer& container, const Store& store) {
   return Missing("its layers are not those of an image in the store");
 }
 
-// The sha256 of what the image's layers show at PATH.
-std::string HashInImage(const Image& image, const std::string& path) {
-  for (auto layer = image.layers.rbegin(); layer != image.layers.rend(); ++layer) {
-    const fs::path file = layer->tree / path.substr(1);
-    std::error_code error;
-    if (fs::is_regular_file(fs::symlink_status(file, error))) {
-      return Sha256OfFile(file).value_or("");
-    }
-  }
-  return "";
-}
-
 bool IsMounted(const RunningContainer& container, const std::string& path) {
   for (const std::string& mount : container.mounts) {
     if (path == mount || path.starts_with(mount + "/")) return true;
@@ -66,6 +54,7 @@ Check CheckLibraries(const RunningContainer& container, const Image& image) {
       if (!added && file.deleted) there->second = std::move(file);
     }
   }
+  const ImageFiles built(image);
   std::size_t same = 0, mounted = 0;
   for (const auto& [path, file] : files) {
     if (IsMounted(container, path)) {
@@ -73,7 +62,7 @@ Check CheckLibraries(const RunningContainer& container, const Image& image) {
       continue;
     }
     const auto found = Sha256OfFile(file.file);
-    const std::string expected = HashInImage(image, path);
+    const std::string expected = built.HashOf(path);
     if (found && *found == expected && !file.deleted) {
       ++same;
       continue;
