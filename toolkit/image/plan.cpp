@@ -238,7 +238,7 @@ Result<std::string> RuntimeSourcesDigest() {
   for (const char* name : {"host", "launch"}) {
     ENVKIT_CHECK(AddFiles(share / "toolkit" / name, name, files));
   }
-  for (const char* name : {"result.h", "result.cpp"}) {
+  for (const char* name : {"result.h", "result.cpp", "text.h", "text.cpp", "toml.h", "toml.cpp"}) {
     ENVKIT_CHECK(AddFile(share / "toolkit/base" / name, name, files));
   }
   return DigestOf(files);

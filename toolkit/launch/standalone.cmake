@@ -20,3 +20,10 @@ if(ENVKIT_SANITIZE)
 endif()
 target_link_libraries(envkit-launch PRIVATE ${CMAKE_DL_LIBS})
 install(TARGETS envkit-launch RUNTIME DESTINATION bin)
+
+# Links, by whose name it knows that it stands in for torchrun or for `accelerate launch`.
+file(MAKE_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/shims)
+foreach(_shim accelerate accelerate-launch torchrun)
+  file(CREATE_LINK envkit-launch ${CMAKE_CURRENT_BINARY_DIR}/shims/${_shim} SYMBOLIC)
+  install(FILES ${CMAKE_CURRENT_BINARY_DIR}/shims/${_shim} DESTINATION bin)
+endforeach()
