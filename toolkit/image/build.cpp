@@ -34,7 +34,9 @@ std::string ConfigJson(const ImagePlan& plan, const Image& image) {
     diff_ids.push_back("sha256:" + layer.diff_id);
     history.push_back({{"created", created}, {"created_by", "envkit " + layer.what}});
   }
-  json env = json::array();
+  json env = json::array(
+      {"PATH=/opt/envkit/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+       "LANG=C.UTF-8"});
   for (const auto& [name, value] : plan.env) env.push_back(fmt::format("{}={}", name, value));
   const json config = {
       {"architecture", plan.architecture},
