@@ -188,7 +188,9 @@ std::vector<ImagePackage> PackagesOf(const ImagePlan& plan) {
 }
 
 json ImageSettings(const ImagePlan& plan) {
-  json env = json::array();
+  json env = json::array(
+      {"PATH=/opt/envkit/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+       "LANG=C.UTF-8"});
   for (const auto& [name, value] : plan.env) env.push_back(fmt::format("{}={}", name, value));
   return {{"Entrypoint", {"/opt/envkit/bin/envkit-launch", "--init", "--"}},
           {"Env", env},

@@ -39,7 +39,7 @@ struct ImagePlan {
   std::string name, profile, variant, architecture, lock_digest;
   std::int64_t source_date_epoch = 0;
   std::vector<LayerPlan> layers;           // lowest first
-  std::map<std::string, std::string> env;  // of the image's configuration
+  std::map<std::string, std::string> env;  // of the image's configuration, besides PATH and LANG
 };
 
 Result<ImagePlan> PlanImage(const Project& project, const Lock& lock, const Recipes& recipes,

@@ -455,9 +455,6 @@ Result<ImagePlan> PlanImage(const Project& project, const Lock& lock, const Reci
   plan.layers.push_back(std::move(runtime));
 
   plan.env = recipe->env;
-  plan.env.insert(
-      {{"PATH", "/opt/envkit/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
-       {"LANG", "C.UTF-8"}});
   // What the NVIDIA container toolkit mounts of the driver.
   if (variant == "cuda") plan.env.insert({"NVIDIA_DRIVER_CAPABILITIES", "compute,utility"});
 
