@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "image/sbom.h"
+#include "image/stored.h"
 #include "image/wheel_record.h"
 #include "image/world.h"
 
