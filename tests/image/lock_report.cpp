@@ -160,8 +160,7 @@ TEST_CASE("who requires what, of uv's comments") {
 TEST_CASE("two wheels with one path are seen when they are locked, where both are in the store") {
   World world;
   CHECK(JudgePaths(world.lock, world.store).empty());
-  world.lock.wheels.push_back(
-      world.AddWheel("other", 1000, {{"torch/__init__.py", "raise\n"}, {"other.py", ""}}));
+  world.AddWheel("other", 1000, {{"torch/__init__.py", "raise\n"}, {"other.py", ""}});
   const auto findings = JudgePaths(world.lock, world.store);
   REQUIRE(findings.size() == 1);
   CHECK(findings[0].id == "one-path");

@@ -124,7 +124,9 @@ Error Explain(const Project& project, Error error) {
   const bool exact = !wanted.empty() && std::all_of(wanted.begin(), wanted.end(), [](char c) {
     return (c >= '0' && c <= '9') || c == '.';
   });
-  const std::string words = error.what.substr(error.what.find('\n') + 1);
+  // Its hints are about wheels and versions of Python: not what is wrong here.
+  const std::string said = error.what.substr(error.what.find('\n') + 1);
+  const std::string words = said.substr(0, said.find("\n\nhint:"));
   return UsageAt(project, "torch", "",
                  fmt::format("{} needs {}, and [environment] torch is \"{}\"", asker,
                              conflict->requirement, project.environment.torch),

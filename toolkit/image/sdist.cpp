@@ -114,6 +114,7 @@ std::string Requirement(const LockedSource& source) {
 std::string KeyOf(const LockedSource& source, const std::vector<LockedWheel>& wheels,
                   const std::vector<LockedDeb>& debs) {
   std::vector<std::string> parts;
+  parts.reserve(wheels.size() + debs.size());
   for (const LockedWheel& wheel : wheels) parts.push_back(wheel.sha256);
   for (const LockedDeb& deb : debs) parts.push_back(deb.sha256);
   std::sort(parts.begin(), parts.end());

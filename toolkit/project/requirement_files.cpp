@@ -341,6 +341,7 @@ Result<void> ReadPylock(std::string_view text, const fs::path& root, Requirement
 
 std::string RequirementName(std::string_view text) {
   std::string name;
+  if (text.empty() || !IsAlnum(text[0])) return name;  // an option, a path
   for (char c : text) {
     if (IsAlnum(c)) {
       name += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));

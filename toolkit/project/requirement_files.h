@@ -54,7 +54,7 @@ struct LocalWheel {
 };
 std::optional<LocalWheel> ParseLocalWheel(std::string_view requirement);
 
-// A distribution's name at the start of a requirement, normalised as PEP 503 says.
+// A distribution's name at the start of a requirement, normalised (PEP 503); empty: none is there.
 std::string RequirementName(std::string_view text);
 
 // One requirement a line of a requirements file, continued lines joined, comments gone.
