@@ -49,9 +49,8 @@ Result<int> Build(const Options& options, Context& context) {
     ENVKIT_TRY(variant, ChooseVariant(env.project, ProbeHost(), why));
   }
   if (options.run_in_builder) return RunInBuilder(env, variant, context);
-  const std::string profile =
-      ChooseProfile(options.profile.empty() ? env.project.profile : options.profile,
-                    MainCommand(env.project));
+  const std::string profile = ChooseProfile(
+      options.profile.empty() ? env.project.profile : options.profile, MainCommand(env.project));
   BuildReport report;
   ENVKIT_TRY(const Image image,
              BuildImage(env.project, env.lock, env.recipes, profile, variant, env.store,
@@ -73,7 +72,8 @@ Command BuildCommand() {
           "envkit build --variant cuda\nenvkit build --run-in-builder -- g++ --version",
           [](CLI::App& app) -> Action {
             auto options = std::make_shared<Options>();
-            app.add_option("--profile", options->profile, "train, python or dev (envkit.toml's by default)");
+            app.add_option("--profile", options->profile,
+                           "train, python or dev (envkit.toml's by default)");
             app.add_option("--variant", options->variant, "cpu or cuda; by this machine's GPUs")
                 ->check(CLI::IsMember({"cpu", "cuda"}));
             app.add_flag("--run-in-builder", options->run_in_builder,

@@ -38,23 +38,22 @@ std::string ConfigJson(const ImagePlan& plan, const Image& image) {
       {"PATH=/opt/envkit/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
        "LANG=C.UTF-8"});
   for (const auto& [name, value] : plan.env) env.push_back(fmt::format("{}={}", name, value));
-  const json config = {
-      {"architecture", plan.architecture},
-      {"os", "linux"},
-      {"created", created},
-      {"config",
-       {{"Entrypoint", {"/opt/envkit/bin/envkit-launch", "--init", "--"}},
-        {"Env", env},
-        {"WorkingDir", "/workspace"},
-        {"Labels",
-         {{"org.opencontainers.image.title", plan.name},
-          {"org.opencontainers.image.created", created},
-          {"org.opencontainers.image.ref.name", ImageTag(image)},
-          {"dev.envkit.lock.digest", plan.lock_digest},
-          {"dev.envkit.profile", plan.profile},
-          {"dev.envkit.variant", plan.variant}}}}},
-      {"rootfs", {{"type", "layers"}, {"diff_ids", diff_ids}}},
-      {"history", history}};
+  const json config = {{"architecture", plan.architecture},
+                       {"os", "linux"},
+                       {"created", created},
+                       {"config",
+                        {{"Entrypoint", {"/opt/envkit/bin/envkit-launch", "--init", "--"}},
+                         {"Env", env},
+                         {"WorkingDir", "/workspace"},
+                         {"Labels",
+                          {{"org.opencontainers.image.title", plan.name},
+                           {"org.opencontainers.image.created", created},
+                           {"org.opencontainers.image.ref.name", ImageTag(image)},
+                           {"dev.envkit.lock.digest", plan.lock_digest},
+                           {"dev.envkit.profile", plan.profile},
+                           {"dev.envkit.variant", plan.variant}}}}},
+                       {"rootfs", {{"type", "layers"}, {"diff_ids", diff_ids}}},
+                       {"history", history}};
   return config.dump();
 }
 

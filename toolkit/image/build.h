@@ -24,12 +24,12 @@ struct LayerPlan {
   std::string what;  // "debian", "torch", "nvidia-cudnn-cu13", "libraries-3", "runtime", "recipe"
   std::string kind;  // os | wheel | no-cuda | bytecode | recipe | runtime
   std::string key;
-  std::int64_t mtime = 0;           // of every file in it
-  std::string site;                 // where wheels go, without a leading slash
-  std::vector<LockedWheel> wheels;  // kind wheel; the others: what they are made from
+  std::int64_t mtime = 0;                         // of every file in it
+  std::string site;                               // where wheels go, without a leading slash
+  std::vector<LockedWheel> wheels;                // kind wheel; the others: what they are made from
   std::vector<std::vector<std::string>> members;  // per wheel; empty: all of it
   std::vector<LockedDeb> debs;                    // kind os; runtime, no-cuda: the builder's
-  std::vector<LockedWheel> left_out = {};              // kind no-cuda: of these there is the metadata
+  std::vector<LockedWheel> left_out = {};         // kind no-cuda: of these there is the metadata
   std::map<std::string, std::string> files;       // kind recipe: path → content
   std::vector<std::string> sources;               // kind bytecode, no-cuda: layers' keys
 };
@@ -37,7 +37,7 @@ struct LayerPlan {
 struct ImagePlan {
   std::string name, profile, variant, architecture, lock_digest;
   std::int64_t source_date_epoch = 0;
-  std::vector<LayerPlan> layers;  // lowest first
+  std::vector<LayerPlan> layers;           // lowest first
   std::map<std::string, std::string> env;  // of the image's configuration, besides PATH and LANG
 };
 

@@ -65,8 +65,8 @@ Result<Layer> MakeBytecodeLayer(const ImagePlan& plan, const LayerPlan& layer, c
   }
   {
     const auto progress = terminal.StartProgress("build", layer.what, 0, "files");
-    ENVKIT_CHECK(RunScript(run, sandbox, fmt::format("compiling Python's modules for {}",
-                                                     layer.what)));
+    ENVKIT_CHECK(
+        RunScript(run, sandbox, fmt::format("compiling Python's modules for {}", layer.what)));
   }
   ENVKIT_TRY(Layer made, FinishTree(directory / "fs", layer.mtime, Modes::kPlain));
   return PublishLayer(store, layer, directory, std::move(made));

@@ -31,10 +31,9 @@ Result<void> MarkClosures(const Project& project, const Recipes& recipes,
                   fmt::format("resolving what the {} image needs", profile));
     }
     for (const LockedWheel& needed : resolution->wheels) {
-      const auto wheel =
-          std::find_if(wheels.begin(), wheels.end(), [&](const LockedWheel& locked) {
-            return locked.name == needed.name && locked.version == needed.version;
-          });
+      const auto wheel = std::find_if(wheels.begin(), wheels.end(), [&](const LockedWheel& locked) {
+        return locked.name == needed.name && locked.version == needed.version;
+      });
       if (wheel == wheels.end()) {
         return Fail(fmt::format("the {} image would need {} {}, which is not what all profiles "
                                 "together need",

@@ -16,7 +16,6 @@ namespace envkit {
 // RESOLVED is the request that gave WHEELS, torch first among its requirements. Sets their roots.
 Result<void> MarkClosures(const Project& project, const Recipes& recipes,
                           const PythonRequest& resolved, const PythonIndexes& indexes,
-                          const Store& store, Terminal& terminal,
-                          std::vector<LockedWheel>& wheels);
+                          const Store& store, Terminal& terminal, std::vector<LockedWheel>& wheels);
 
 }  // namespace envkit

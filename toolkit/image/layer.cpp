@@ -137,8 +137,7 @@ void Install(const std::string& site, std::size_t wheel, const std::string& dist
 }
 
 // A deflated file is at most 1,032 times as large; real wheels stay below 20.
-Result<void> RejectBomb(const LockedWheel& wheel, const ZipReader& zip,
-                        const fs::path& file) {
+Result<void> RejectBomb(const LockedWheel& wheel, const ZipReader& zip, const fs::path& file) {
   constexpr std::uint64_t kRatio = 200, kHarmless = 100'000'000;
   std::uint64_t unpacked = 0;
   for (const ZipReader::Entry& entry : zip.entries()) {

@@ -62,19 +62,19 @@ Result<Layer> FinishTree(const std::filesystem::path& tree, std::int64_t mtime, 
 struct WheelContent {
   struct File {
     std::string path;
-    std::size_t wheel;       // index into the plan's wheels
-    ZipReader::Entry entry;  // its size is the file's, where TEXT is its content too
-    std::string sha256;      // what RECORD says; empty: nothing to compare with
+    std::size_t wheel;                // index into the plan's wheels
+    ZipReader::Entry entry;           // its size is the file's, where TEXT is its content too
+    std::string sha256;               // what RECORD says; empty: nothing to compare with
     std::optional<std::string> text;  // made here rather than read from the wheel
   };
   std::vector<ZipReader> zips;  // one per wheel of the plan
   std::vector<File> files;      // sorted by path, each once
   std::uint64_t bytes = 0;
 };
-// Files that match EXCEPT (per wheel, patterns as in LayerPlan) are left out. A wheel of which RECORD
-// is chosen is installed: with its commands, and a RECORD of what is there. Errors: a damaged wheel, a
-// pattern without a file, two wheels with different files at one path, a RECORD that does not list
-// a file; that it lists it with another hash shows in WriteWheels.
+// Files that match EXCEPT (per wheel, patterns as in LayerPlan) are left out. A wheel of which
+// RECORD is chosen is installed: with its commands, and a RECORD of what is there. Errors: a
+// damaged wheel, a pattern without a file, two wheels with different files at one path, a RECORD
+// that does not list a file; that it lists it with another hash shows in WriteWheels.
 Result<WheelContent> OpenWheels(const LayerPlan& plan, const Store& store,
                                 const std::vector<std::vector<std::string>>& except = {});
 Result<Layer> WriteWheels(const LayerPlan& plan, const WheelContent& content,

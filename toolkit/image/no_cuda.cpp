@@ -14,15 +14,15 @@ namespace fs = std::filesystem;
 namespace {
 
 // pip check and importlib.metadata find what torch asks for.
-Result<void> WriteMetadata(const LockedWheel& wheel, const std::string& site, const fs::path& tree) {
+Result<void> WriteMetadata(const LockedWheel& wheel, const std::string& site,
+                           const fs::path& tree) {
   const std::size_t version_end = wheel.file.find('-', wheel.file.find('-') + 1);
   const std::string directory =
       fmt::format("{}/{}.dist-info", site, wheel.file.substr(0, version_end));
   std::vector<InstalledFile> recorded;
-  for (const auto& [name, text] :
-       {std::pair<std::string, std::string>{"INSTALLER", "envkit\n"},
-        std::pair<std::string, std::string>{"METADATA",
-                                            LeftOutMetadata(wheel.name, wheel.version)}}) {
+  for (const auto& [name, text] : {std::pair<std::string, std::string>{"INSTALLER", "envkit\n"},
+                                   std::pair<std::string, std::string>{
+                                       "METADATA", LeftOutMetadata(wheel.name, wheel.version)}}) {
     const std::string path = fmt::format("{}/{}", directory, name);
     ENVKIT_CHECK(WriteFileAtomic(tree / path, text));
     recorded.push_back({path, Sha256Of(text), text.size()});

@@ -222,8 +222,8 @@ MissingParts FindMissing(const ImagePlan& plan, const BuilderPlan& builder, cons
     return layer != nullptr && !FindLayer(store, layer->key, layer->what);
   };
   const bool runtime = wanted == Wanted::kBuilder || lacks(FindKind(plan, "runtime"));
-  missing.builder_root = (runtime || lacks(FindKind(plan, "no-cuda"))) &&
-                         !fs::exists(RootOf(store, builder.root_key));
+  missing.builder_root =
+      (runtime || lacks(FindKind(plan, "no-cuda"))) && !fs::exists(RootOf(store, builder.root_key));
   missing.builder_torch = runtime && !fs::exists(RootOf(store, builder.torch.key));
   return missing;
 }

@@ -96,9 +96,9 @@ Result<std::map<std::string, Selected>> Closure(const Recipe& recipe, const Lock
     if (group != recipe.chain.end()) closure[wheel.name] = {wheel, {}, *group};
   }
   if (closure.empty()) {
-    return Usage(fmt::format("envkit.lock does not say which wheels the {} image needs",
-                             recipe.profile),
-                 "It was made by an older envkit. Make it anew: envkit lock");
+    return Usage(
+        fmt::format("envkit.lock does not say which wheels the {} image needs", recipe.profile),
+        "It was made by an older envkit. Make it anew: envkit lock");
   }
   return closure;
 }
@@ -271,7 +271,8 @@ std::vector<LockedDeb> InterpreterDebs(const std::vector<LockedDeb>& debs) {
 }
 
 // The bytecode of LAYERS' modules.
-Result<LayerPlan> BytecodeLayer(const std::string& what, const std::vector<const LayerPlan*>& layers,
+Result<LayerPlan> BytecodeLayer(const std::string& what,
+                                const std::vector<const LayerPlan*>& layers,
                                 const std::vector<LockedDeb>& os, const std::string& site) {
   LayerPlan bytecode;
   bytecode.what = what;
@@ -290,8 +291,9 @@ Result<LayerPlan> BytecodeLayer(const std::string& what, const std::vector<const
 }
 
 // Stand-ins for what the CPU variant leaves out.
-Result<LayerPlan> NoCudaLayer(const std::vector<LayerPlan>& below, std::vector<LockedWheel> left_out,
-                              const Lock& lock, const std::string& site) {
+Result<LayerPlan> NoCudaLayer(const std::vector<LayerPlan>& below,
+                              std::vector<LockedWheel> left_out, const Lock& lock,
+                              const std::string& site) {
   LayerPlan layer;
   layer.what = layer.kind = "no-cuda";
   layer.mtime = kWheelTime;
@@ -356,8 +358,8 @@ Result<void> AddWheelLayers(ImagePlan& plan, const Recipe& recipe, Wheels wheels
     }
     begin = end;
     if (others.empty()) continue;
-    ENVKIT_TRY(bytecode.emplace_back(), BytecodeLayer(fmt::format("{}-bytecode", group), others,
-                                                      plan.layers[0].debs, site));
+    ENVKIT_TRY(bytecode.emplace_back(),
+               BytecodeLayer(fmt::format("{}-bytecode", group), others, plan.layers[0].debs, site));
   }
   for (LayerPlan& layer : bytecode) plan.layers.push_back(std::move(layer));
   return {};

@@ -14,8 +14,8 @@
 namespace envkit {
 
 struct WheelSelection {
-  std::string name;                  // normalised distribution name
-  std::string variant;               // cpu | cuda | both
+  std::string name;     // normalised distribution name
+  std::string variant;  // cpu | cuda | both
   // Paths in the wheel, fnmatch patterns; empty: all of it. "!PATTERN" leaves files out.
   std::vector<std::string> members;
 };
@@ -33,7 +33,8 @@ struct Recipe {
   // By variant, patterns of wheels' names: of these the image has the metadata alone, and for the
   // libraries that torch is linked with stand-ins that only say no.
   std::map<std::string, std::vector<std::string>> left_out = {};
-  // Besides images/rootfs, in the recipe layer: directory of envkit's own files → where in the image.
+  // Besides images/rootfs, in the recipe layer: directory of envkit's own files → where in the
+  // image.
   std::map<std::string, std::string> files = {};
   std::map<std::string, std::string> env = {};  // of the image's configuration
 };

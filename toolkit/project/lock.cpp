@@ -75,8 +75,8 @@ std::string Roots(const std::vector<std::string>& names) {
 std::string WheelLine(const LockedWheel& wheel) {
   return fmt::format("{{ name = {}, version = {}, {}size = {}, sha256 = {}, file = {} }}",
                      Quote(wheel.name), Quote(wheel.version),
-                     wheel.roots.empty() ? "" : Roots(wheel.roots), wheel.size,
-                     Quote(wheel.sha256), Quote(wheel.file));
+                     wheel.roots.empty() ? "" : Roots(wheel.roots), wheel.size, Quote(wheel.sha256),
+                     Quote(wheel.file));
 }
 
 std::string DebLine(const LockedDeb& deb) {

@@ -33,7 +33,8 @@ Result<Environment> LoadEnvironment(const std::filesystem::path& directory) {
   Environment environment;
   ENVKIT_TRY(environment.project, LoadProject(directory));
   ENVKIT_TRY(const std::filesystem::path share, ShareDirectory());
-  ENVKIT_TRY(environment.recipes, LoadRecipes(share / "images", ProfileOptions(environment.project)));
+  ENVKIT_TRY(environment.recipes,
+             LoadRecipes(share / "images", ProfileOptions(environment.project)));
   ENVKIT_TRY(environment.lock, LoadLock(environment.project, environment.recipes));
   ENVKIT_TRY(environment.store, Store::Open());
   return environment;

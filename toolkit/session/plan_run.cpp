@@ -62,7 +62,8 @@ Result<std::vector<std::string>> ChooseGpus(const std::string& wanted, const Hos
 bool StartsRanks(const std::vector<std::string>& command) {
   if (command.empty()) return false;
   const std::string program = fs::path(command.front()).filename().string();
-  return program == "torchrun" || (program == "accelerate" && command.size() > 1 && command[1] == "launch");
+  return program == "torchrun" ||
+         (program == "accelerate" && command.size() > 1 && command[1] == "launch");
 }
 
 Result<Ranks> CountRanks(const std::string& wanted, const std::string& origin,
