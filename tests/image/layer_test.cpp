@@ -113,7 +113,7 @@ TEST_CASE("two wheels with different files at one path are refused, with both na
   CHECK(TextOf(OpenWheels(PlanOf(world, {one, two}), world.store)) == expected);
 
   const auto both = OpenWheels(PlanOf(world, {one, same}), world.store);
-  REQUIRE(both);  // the same file twice is one file
+  REQUIRE(both);                           // the same file twice is one file
   CHECK(both->files.size() == 2 + 2 * 2);  // and of each wheel RECORD and INSTALLER
 
   // Across layers, one of which was made long ago.
@@ -193,7 +193,8 @@ TEST_CASE("a wheel that was made to do harm is found, and named") {
         "  That is a zip bomb rather than a package: do not use it.\n");
 
   const std::string liar =
-      "\n  The wheel is not what its builder made: do not use it. Another version or index may have "
+      "\n  The wheel is not what its builder made: do not use it. Another version or index may "
+      "have "
       "a good one.\n";
   const std::string other = RecordText({{"x.py", Sha256Of("other"), 5}}, "");
   CHECK(said("hash", {{"x.py", "pass\n"}, {"hash-1.0.dist-info/RECORD", other}}) ==

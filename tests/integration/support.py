@@ -126,5 +126,6 @@ def dockerd():
             daemon.wait(30)
         except subprocess.TimeoutExpired:
             daemon.kill()
-        subprocess.run(f"umount -l {root}/data/overlay2 {root}/data 2>/dev/null; rm -rf {root}",
+        subprocess.run(f"umount -l {root}/exec/netns/default {root}/data/overlay2 {root}/data "
+                       f"2>/dev/null; rm -rf {root}",
                        shell=True)

@@ -455,6 +455,8 @@ Result<ImagePlan> PlanImage(const Project& project, const Lock& lock, const Reci
   plan.layers.push_back(std::move(runtime));
 
   plan.env = recipe->env;
+  // Accelerate takes several ranks without GPUs for single ones otherwise.
+  if (variant == "cpu" && recipe->closure) plan.env.insert({"ACCELERATE_USE_CPU", "true"});
   // What the NVIDIA container toolkit mounts of the driver.
   if (variant == "cuda") plan.env.insert({"NVIDIA_DRIVER_CAPABILITIES", "compute,utility"});
 
