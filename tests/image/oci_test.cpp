@@ -258,12 +258,17 @@ TEST_CASE("whatever is garbled, nothing but the image itself gets in") {
   for (const auto& [name, content] : files) names.push_back(name);
   std::mt19937 random(20261125);
   const auto pick = [&](std::size_t below) { return random() % below; };
+  // Not WriteFileAtomic: its fsyncs are most of the time that this would take.
+  const auto write = [&](const std::string& name, const std::string& content) {
+    REQUIRE(MakeDirectories((bad / name).parent_path()));
+    std::ofstream(bad / name, std::ios::binary) << content;
+  };
   Receiver receiver;
   int refused = 0;
   for (int round = 0; round < 150; ++round) {
     CAPTURE(round);
     REQUIRE(RemoveTree(bad));
-    for (const auto& [name, content] : files) REQUIRE(WriteFileAtomic(bad / name, content));
+    for (const auto& [name, content] : files) write(name, content);
     const std::string& name = names[pick(names.size())];
     std::string content = files.at(name);
     if (round % 3 == 0) {
@@ -273,11 +278,11 @@ TEST_CASE("whatever is garbled, nothing but the image itself gets in") {
         content[pick(content.size())] = static_cast<char>(random());
       }
     }
-    REQUIRE(WriteFileAtomic(bad / name, content));
+    write(name, content);
     const auto loaded = receiver.Load(bad);
     refused += loaded ? 0 : 1;
     if (loaded) CHECK(loaded->image.layers.size() == 2);
-    if (round % 5 == 0) {  // layers that are there are not read again
+    if (round % 15 == 0) {  // layers that are there are not read again
       receiver.CheckStore();
       REQUIRE(RemoveTree(receiver.store.data / "layers"));
       REQUIRE(MakeDirectories(receiver.store.data / "layers"));
