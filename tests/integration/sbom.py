@@ -41,7 +41,7 @@ print("cyclonedx-python-lib:", len(bom.components), "components")
 
 from google.protobuf.json_format import Parse
 from in_toto_attestation.v1 import statement_pb2, statement
-from in_toto_attestation.predicates.provenance.v1 import provenance_pb2, provenance
+from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
 written = json.load(open("provenance.json"))
 proto = Parse(json.dumps(written), statement_pb2.Statement())
 statement.Statement.copy_from_pb(proto).validate()

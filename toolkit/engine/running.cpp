@@ -213,24 +213,27 @@ Result<RunningContainer> DockerContainer(std::string_view inspected, std::string
     container.pids.push_back(pid);
   }
   std::istringstream lines{std::string(diff)};
-  std::vector<std::pair<char, std::string>> listed;
+  struct Listed {
+    char kind = 'C';  // added, changed, deleted
+    std::string path;
+  };
+  std::vector<Listed> listed;
   for (std::string line; std::getline(lines, line);) {
-    if (line.size() > 2) listed.emplace_back(line[0], line.substr(2));
+    if (line.size() > 2) listed.push_back({line[0], line.substr(2)});
   }
-  for (const auto& [kind, path] : listed) {
-    if (IsScratch(path) || IsMounted(path, container.mounts) ||
-        LeadsToMount(path, container.mounts)) {
+  for (const Listed& one : listed) {
+    if (IsScratch(one.path) || IsMounted(one.path, container.mounts) ||
+        LeadsToMount(one.path, container.mounts)) {
       continue;
     }
     // A directory counts as changed when something in it was, and is not what matters then.
-    const bool parent = kind == 'C' && std::any_of(listed.begin(), listed.end(), [&](auto& other) {
-                          return other.second != path && IsBelow(other.second, path);
-                        });
+    const bool parent =
+        one.kind == 'C' && std::any_of(listed.begin(), listed.end(), [&](const Listed& other) {
+          return other.path != one.path && IsBelow(other.path, one.path);
+        });
     if (parent) continue;
-    container.changes.push_back((kind == 'A'   ? "added "
-                                 : kind == 'D' ? "removed "
-                                               : "changed ") +
-                                path);
+    const char* what = one.kind == 'A' ? "added " : one.kind == 'D' ? "removed " : "changed ";
+    container.changes.push_back(what + one.path);
   }
   std::sort(container.changes.begin(), container.changes.end());
   return container;
