@@ -53,12 +53,16 @@ TEST_CASE("scrubbed facts name nobody") {
                               {"MASTER_ADDR", "gpu18"},
                               {"NCCL_X", "API_KEY=abc123 on gpu17"}};
   facts.network.hostname_address = {std::string("10.20.30.40"), "", ""};
+  facts.nvml.nvml_version = {std::string("13.595.45.04"), "", ""};
+  facts.project.locked = {{"nvidia-cudnn-cu12", "9.10.2.21"}};
   const std::string text = Dump(Scrub(ToJson(facts)), 1);
   for (const char* secret : {"gpu17", "gpu18", "example.org", "\"ana\"", "/ana", "ana@", "ben",
                              "10.1.2.3", "10.20.30.40", "abc123", "projectx"}) {
     CAPTURE(secret);
     CHECK(text.find(secret) == std::string::npos);
   }
+  CHECK(text.find("13.595.45.04") != std::string::npos);
+  CHECK(text.find("9.10.2.21") != std::string::npos);
   CHECK(text.find("/opt/banana") != std::string::npos);
   CHECK(text.find("/home/user/lib:/home/user/lib") != std::string::npos);
 }

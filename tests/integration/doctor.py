@@ -66,6 +66,7 @@ if not gpus:
 text = doctor("-v").stdout
 support.check("machine " in text and "engines " in text, text)
 support.check("\033" not in text, "colour on a pipe")
+support.check(here["verdict"] != "ok" or doctor("--quiet").stdout == "", "--quiet says nothing of a sound machine")
 
 # A driver that hangs or crashes, though there is no GPU: the report still comes, in time.
 for scenario in ("hang", "crash", "exit", "eight"):
@@ -122,3 +123,4 @@ if os.getuid() == 0:
         support.check("H01" not in found(no_sys) or gpus, "no GPU was claimed without a PCI bus to look at")
     nothing = doctor(env={"PATH": "/nowhere", "HOME": "/nowhere"})
     support.check(nothing.returncode in (0, 1) and "machine" in nothing.stdout, nothing.stderr)
+shutil.rmtree(HERE)

@@ -179,18 +179,20 @@ void ReplaceAll(std::string& text, const std::string& old, std::string_view with
 }
 
 // No std::regex on whole logs: it recurses a frame a character.
-std::string ScrubAddresses(std::string text) {
+std::string ScrubAddresses(std::string text, bool version) {
   constexpr std::size_t kLongest = 400;
   if (text.size() > kLongest) text = text.substr(0, kLongest) + "…";
   static const std::regex kUserInfo(R"(([a-z]+://)[^/@\s]*@)");
   static const std::regex kHost(R"((ssh|tcp|https?)://[A-Za-z0-9.\-]+)");
-  static const std::regex kIpv4(R"(\b(\d{1,3}\.){3}\d{1,3}\b)");
+  // Not the versions of four numbers, such as NVML's 13.595.45.04.
+  static const std::regex kIpv4(
+      R"(\b((25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(25[0-5]|2[0-4]\d|1?\d?\d)\b)");
   static const std::regex kHome(R"(/home/[^/\s:]+)");
   static const std::regex kSecret(
       R"(((token|secret|password|passwd|api_?key)[^=:\s]*\s*[=:]\s*)[^\s,;]+)", std::regex::icase);
   text = std::regex_replace(text, kUserInfo, "$1");
   text = std::regex_replace(text, kHost, "$1://host");
-  text = std::regex_replace(text, kIpv4, "192.0.2.1");
+  if (!version) text = std::regex_replace(text, kIpv4, "192.0.2.1");
   text = std::regex_replace(text, kHome, "/home/user");
   return std::regex_replace(text, kSecret, "$1removed");
 }
@@ -262,7 +264,7 @@ json Scrub(json facts) {
   const std::string short_host = host.substr(0, host.find('.'));
   ForEachString(facts, "", [&](const std::string& key, std::string& text) {
     ReplaceAll(text, home, "/home/user");
-    text = ScrubAddresses(text);
+    text = ScrubAddresses(text, key == "version");
     ReplaceAll(text, host, "host");
     if (short_host != "localhost") ReplaceAll(text, short_host, "host");
     if (user != "root") ReplaceAll(text, user, "user");

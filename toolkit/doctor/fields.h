@@ -7,11 +7,9 @@
 namespace envkit::doctor {
 
 #define ENVKIT_FIELD(name) v(#name, f.name)
-#define ENVKIT_FIELDS(Type) \
-  template <class V>        \
-  void Fields(V& v, Type& f)
 
-ENVKIT_FIELDS(SystemFacts) {
+template <class V>
+void Fields(V& v, SystemFacts& f) {
   ENVKIT_FIELD(unknown), ENVKIT_FIELD(kernel), ENVKIT_FIELD(architecture), ENVKIT_FIELD(hostname);
   ENVKIT_FIELD(glibc), ENVKIT_FIELD(os_name), ENVKIT_FIELD(os_id), ENVKIT_FIELD(os_like);
   ENVKIT_FIELD(machine), ENVKIT_FIELD(virtualisation), ENVKIT_FIELD(container), ENVKIT_FIELD(wsl);
@@ -26,32 +24,47 @@ ENVKIT_FIELDS(SystemFacts) {
   ENVKIT_FIELD(nofile_soft), ENVKIT_FIELD(nofile_hard), ENVKIT_FIELD(stack_soft);
   ENVKIT_FIELD(may_raise_limits), ENVKIT_FIELD(shm_size), ENVKIT_FIELD(environment);
 }
-ENVKIT_FIELDS(Disk) {
+template <class V>
+void Fields(V& v, Disk& f) {
   ENVKIT_FIELD(path), ENVKIT_FIELD(purpose), ENVKIT_FIELD(free_bytes), ENVKIT_FIELD(free_inodes);
 }
-ENVKIT_FIELDS(StorageFacts) { ENVKIT_FIELD(unknown), ENVKIT_FIELD(disks); }
-ENVKIT_FIELDS(PciDevice) {
+template <class V>
+void Fields(V& v, StorageFacts& f) {
+  ENVKIT_FIELD(unknown), ENVKIT_FIELD(disks);
+}
+template <class V>
+void Fields(V& v, PciDevice& f) {
   ENVKIT_FIELD(address), ENVKIT_FIELD(id), ENVKIT_FIELD(driver), ENVKIT_FIELD(numa_node);
   ENVKIT_FIELD(link_width), ENVKIT_FIELD(max_link_width);
 }
-ENVKIT_FIELDS(PciFacts) {
+template <class V>
+void Fields(V& v, PciFacts& f) {
   ENVKIT_FIELD(unknown), ENVKIT_FIELD(bus), ENVKIT_FIELD(gpus), ENVKIT_FIELD(nvswitches);
   ENVKIT_FIELD(acs_bridges), ENVKIT_FIELD(iommu_groups), ENVKIT_FIELD(iommu_type);
 }
-ENVKIT_FIELDS(DeviceNode) { ENVKIT_FIELD(path), ENVKIT_FIELD(usable), ENVKIT_FIELD(group); }
-ENVKIT_FIELDS(LibraryCopy) {
+template <class V>
+void Fields(V& v, DeviceNode& f) {
+  ENVKIT_FIELD(path), ENVKIT_FIELD(usable), ENVKIT_FIELD(group);
+}
+template <class V>
+void Fields(V& v, LibraryCopy& f) {
   ENVKIT_FIELD(name), ENVKIT_FIELD(path), ENVKIT_FIELD(version), ENVKIT_FIELD(found_by);
   ENVKIT_FIELD(first);
 }
-ENVKIT_FIELDS(DriverFacts) {
+template <class V>
+void Fields(V& v, DriverFacts& f) {
   ENVKIT_FIELD(unknown), ENVKIT_FIELD(module_version), ENVKIT_FIELD(open_module);
   ENVKIT_FIELD(disk_module_version), ENVKIT_FIELD(nouveau), ENVKIT_FIELD(nouveau_blacklisted);
   ENVKIT_FIELD(uvm), ENVKIT_FIELD(peermem), ENVKIT_FIELD(headers), ENVKIT_FIELD(dkms);
   ENVKIT_FIELD(nodes), ENVKIT_FIELD(libraries), ENVKIT_FIELD(fabric_manager_running);
   ENVKIT_FIELD(fabric_manager_version), ENVKIT_FIELD(nvswitch_nodes), ENVKIT_FIELD(char_links);
 }
-ENVKIT_FIELDS(GpuProcess) { ENVKIT_FIELD(pid), ENVKIT_FIELD(name), ENVKIT_FIELD(memory); }
-ENVKIT_FIELDS(Gpu) {
+template <class V>
+void Fields(V& v, GpuProcess& f) {
+  ENVKIT_FIELD(pid), ENVKIT_FIELD(name), ENVKIT_FIELD(memory);
+}
+template <class V>
+void Fields(V& v, Gpu& f) {
   ENVKIT_FIELD(index), ENVKIT_FIELD(error), ENVKIT_FIELD(uuid), ENVKIT_FIELD(name);
   ENVKIT_FIELD(pci), ENVKIT_FIELD(compute_capability), ENVKIT_FIELD(memory_total);
   ENVKIT_FIELD(memory_free), ENVKIT_FIELD(ecc_uncorrected), ENVKIT_FIELD(rows_correctable);
@@ -64,60 +77,81 @@ ENVKIT_FIELDS(Gpu) {
   ENVKIT_FIELD(topology), ENVKIT_FIELD(p2p), ENVKIT_FIELD(fabric_state);
   ENVKIT_FIELD(fabric_status);
 }
-ENVKIT_FIELDS(NvmlFacts) {
+template <class V>
+void Fields(V& v, NvmlFacts& f) {
   ENVKIT_FIELD(unknown), ENVKIT_FIELD(present), ENVKIT_FIELD(library), ENVKIT_FIELD(load_error);
   ENVKIT_FIELD(init), ENVKIT_FIELD(driver_version), ENVKIT_FIELD(nvml_version);
   ENVKIT_FIELD(cuda_version), ENVKIT_FIELD(count), ENVKIT_FIELD(gpus);
   ENVKIT_FIELD(missing_functions), ENVKIT_FIELD(step);
 }
-ENVKIT_FIELDS(LogEvent) {
+template <class V>
+void Fields(V& v, LogEvent& f) {
   ENVKIT_FIELD(kind), ENVKIT_FIELD(gpu), ENVKIT_FIELD(code), ENVKIT_FIELD(text);
 }
-ENVKIT_FIELDS(KernelLogFacts) { ENVKIT_FIELD(unknown), ENVKIT_FIELD(from), ENVKIT_FIELD(events); }
-ENVKIT_FIELDS(CdiSpec) {
+template <class V>
+void Fields(V& v, KernelLogFacts& f) {
+  ENVKIT_FIELD(unknown), ENVKIT_FIELD(from), ENVKIT_FIELD(events);
+}
+template <class V>
+void Fields(V& v, CdiSpec& f) {
   ENVKIT_FIELD(file), ENVKIT_FIELD(version), ENVKIT_FIELD(kind), ENVKIT_FIELD(error);
   ENVKIT_FIELD(devices), ENVKIT_FIELD(missing_paths);
 }
-ENVKIT_FIELDS(Docker) {
+template <class V>
+void Fields(V& v, Docker& f) {
   ENVKIT_FIELD(client), ENVKIT_FIELD(snap), ENVKIT_FIELD(package), ENVKIT_FIELD(socket);
   ENVKIT_FIELD(socket_exists), ENVKIT_FIELD(server), ENVKIT_FIELD(runtimes);
   ENVKIT_FIELD(cdi_dirs), ENVKIT_FIELD(cdi_devices), ENVKIT_FIELD(security);
   ENVKIT_FIELD(default_runtime), ENVKIT_FIELD(cgroup_driver), ENVKIT_FIELD(operating_system);
   ENVKIT_FIELD(cdi_enabled), ENVKIT_FIELD(config_error);
 }
-ENVKIT_FIELDS(EngineFacts) {
+template <class V>
+void Fields(V& v, EngineFacts& f) {
   ENVKIT_FIELD(unknown), ENVKIT_FIELD(docker), ENVKIT_FIELD(podman), ENVKIT_FIELD(crun);
   ENVKIT_FIELD(runc), ENVKIT_FIELD(containerd), ENVKIT_FIELD(oci), ENVKIT_FIELD(oci_next);
   ENVKIT_FIELD(toolkit), ENVKIT_FIELD(libnvidia_container), ENVKIT_FIELD(toolkit_hook);
   ENVKIT_FIELD(no_cgroups), ENVKIT_FIELD(toolkit_mode), ENVKIT_FIELD(cdi);
 }
-ENVKIT_FIELDS(Interface) {
+template <class V>
+void Fields(V& v, Interface& f) {
   ENVKIT_FIELD(name), ENVKIT_FIELD(up), ENVKIT_FIELD(loopback), ENVKIT_FIELD(physical);
   ENVKIT_FIELD(speed);
 }
-ENVKIT_FIELDS(RdmaDevice) { ENVKIT_FIELD(name), ENVKIT_FIELD(link), ENVKIT_FIELD(state); }
-ENVKIT_FIELDS(NetworkFacts) {
+template <class V>
+void Fields(V& v, RdmaDevice& f) {
+  ENVKIT_FIELD(name), ENVKIT_FIELD(link), ENVKIT_FIELD(state);
+}
+template <class V>
+void Fields(V& v, NetworkFacts& f) {
   ENVKIT_FIELD(unknown), ENVKIT_FIELD(interfaces), ENVKIT_FIELD(rdma);
   ENVKIT_FIELD(hostname_address), ENVKIT_FIELD(firewall), ENVKIT_FIELD(listening);
 }
-ENVKIT_FIELDS(PythonPackage) { ENVKIT_FIELD(name), ENVKIT_FIELD(version), ENVKIT_FIELD(directory); }
-ENVKIT_FIELDS(PythonFacts) {
+template <class V>
+void Fields(V& v, PythonPackage& f) {
+  ENVKIT_FIELD(name), ENVKIT_FIELD(version), ENVKIT_FIELD(directory);
+}
+template <class V>
+void Fields(V& v, PythonFacts& f) {
   ENVKIT_FIELD(unknown), ENVKIT_FIELD(packages), ENVKIT_FIELD(torch_cuda);
   ENVKIT_FIELD(foreign), ENVKIT_FIELD(nvcc);
 }
-ENVKIT_FIELDS(LockedPackage) { ENVKIT_FIELD(name), ENVKIT_FIELD(version); }
-ENVKIT_FIELDS(ProjectFacts) {
+template <class V>
+void Fields(V& v, LockedPackage& f) {
+  ENVKIT_FIELD(name), ENVKIT_FIELD(version);
+}
+template <class V>
+void Fields(V& v, ProjectFacts& f) {
   ENVKIT_FIELD(unknown), ENVKIT_FIELD(found), ENVKIT_FIELD(file), ENVKIT_FIELD(error);
   ENVKIT_FIELD(lock), ENVKIT_FIELD(lock_detail), ENVKIT_FIELD(torch), ENVKIT_FIELD(cuda);
   ENVKIT_FIELD(locked), ENVKIT_FIELD(gpus), ENVKIT_FIELD(most_processes), ENVKIT_FIELD(shm);
 }
-ENVKIT_FIELDS(Facts) {
+template <class V>
+void Fields(V& v, Facts& f) {
   ENVKIT_FIELD(schema), ENVKIT_FIELD(root), ENVKIT_FIELD(system), ENVKIT_FIELD(storage);
   ENVKIT_FIELD(pci), ENVKIT_FIELD(driver), ENVKIT_FIELD(nvml), ENVKIT_FIELD(kernel_log);
   ENVKIT_FIELD(engines), ENVKIT_FIELD(network), ENVKIT_FIELD(python), ENVKIT_FIELD(project);
 }
 
 #undef ENVKIT_FIELD
-#undef ENVKIT_FIELDS
 
 }  // namespace envkit::doctor

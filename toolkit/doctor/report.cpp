@@ -95,6 +95,7 @@ std::string FindingText(const Finding& finding, const ReportStyle& style) {
   }
   if (!finding.explains.empty()) {
     std::vector<std::string> others;
+    others.reserve(finding.explains.size());
     for (const Finding& other : finding.explains)
       others.push_back(other.rule->id + " " + other.outcome.title);
     text +=
@@ -344,6 +345,7 @@ Result<std::string> ExplainText(const std::string& id_or_text) {
   }
   const bool id = id_or_text.size() <= 4;
   std::vector<std::string> ids;
+  ids.reserve(AllRules().size());
   for (const Rule& rule : AllRules()) ids.push_back(rule.id);
   return Usage(
       id ? fmt::format("there is no check \"{}\"", id_or_text) : "no check knows this message",

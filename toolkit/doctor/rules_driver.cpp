@@ -13,6 +13,7 @@ namespace {
 
 std::vector<std::string> Addresses(const Facts& facts) {
   std::vector<std::string> all;
+  all.reserve(facts.pci.gpus.size());
   for (const PciDevice& gpu : facts.pci.gpus) all.push_back(gpu.address);
   return all;
 }

@@ -166,7 +166,8 @@ Result<int> CheckMachine(const fs::path& directory, const DoctorRequest& request
     style.colour = options.colour && isatty(options.output_fd) == 1;
     if (isatty(options.output_fd) == 1) style.columns = std::clamp(options.columns, 60, 120);
     style.seconds = request.from.empty() ? took.count() : -1;
-    terminal.Answer(doctor::ReportText(facts, diagnosis, style));
+    const std::string text = doctor::ReportText(facts, diagnosis, style);
+    if (!text.empty()) terminal.Answer(text);  // --quiet has nothing to say of a sound machine
   }
   return diagnosis.Verdict() == "fail" ? 1 : 0;
 }

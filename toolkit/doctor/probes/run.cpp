@@ -160,6 +160,7 @@ Facts RunProbes(const std::filesystem::path& root_path, const std::vector<Probe>
   Facts facts;
   facts.root = root_path.string();
   std::vector<Running> running;
+  running.reserve(probes.size());
   for (const Probe& probe : probes) running.push_back(Start(probe, root, facts));
   while (true) {
     std::vector<pollfd> polled;
