@@ -467,7 +467,7 @@ TEST_CASE("restarts come to an end, and a stop is no failure") {
 TEST_CASE("SIGUSR1 reaches the ranks that have a handler for it, and spares the others") {
   Job job;
   job.Start({"--processes", "2"},
-            {"1:on-signal=10,75", "0:on-signal=15,75", "1:touch=" + job.Path("b"),
+            {"on-signal=15,75", "1:on-signal=10,75", "1:touch=" + job.Path("b"),
              "0:touch=" + job.Path("a"), "sleep=1000"});
   REQUIRE(job.Exists("a"));
   REQUIRE(job.Exists("b"));
