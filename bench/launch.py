@@ -77,4 +77,24 @@ row("  until its peers are gone", teardown)
 starts = [seconds([build / "envkit-launch", "--processes", str(many), "--no-python", "true"])[0]
           for _ in range(max(3, runs // 2))]
 row(f"no-op, {many} ranks", starts)
+
+
+def cpu_seconds(pid):
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+# Each rank says 50 lines, one each 64 ms: 1,000 lines a second from 64 of them.
+steps = [word for i in range(50) for word in (f"print=a line of this rank {i}", "sleep=0.064")]
+with tempfile.TemporaryDirectory() as directory:
+    job = subprocess.Popen([build / "envkit-launch", "--processes", "64", "--", build / "rank_program", *steps],
+                           cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    time.sleep(1)
+    supervisor = int(open(f"/proc/{job.pid}/task/{job.pid}/children").read().split()[0])
+    before, started = cpu_seconds(supervisor), time.monotonic()
+    time.sleep(2)
+    share = (cpu_seconds(supervisor) - before) / (time.monotonic() - started)
+    job.communicate()
+print(f"64 ranks with 1,000 lines a second in all: the launcher uses {share * 100:.1f} % of a core")
 sys.exit(1 if slow or statistics.median(teardown) > 0.05 else 0)

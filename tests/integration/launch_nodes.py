@@ -55,6 +55,19 @@ def tear_down():
     shutil.rmtree(work, ignore_errors=True)
 
 
+try:
+    import jsonschema
+    schema = json.loads((pathlib.Path(os.environ["ENVKIT_SOURCE_DIR"]) / "docs/schemas/launch-outcome.json").read_text())
+
+    def validate(document):
+        jsonschema.validate(document, schema)
+except ImportError:
+    print("python3-jsonschema is missing: the outcomes are not validated")
+
+    def validate(_):
+        pass
+
+
 case = 0
 
 
@@ -74,8 +87,6 @@ class Job:
         if environment:
             command = ["ip", "netns", "exec", name(node), "env", *environment(node), envkit, "launch", "--log-dir",
                        str(self.directory / "log"), "--processes", "2", *flags, "--", rank_program, *steps]
-        if own is None:
-            return None
         with open(self.directory / f"err{node}", "wb") as err:
             return subprocess.Popen(command, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                     stderr=err, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
@@ -88,19 +99,19 @@ class Job:
             except subprocess.TimeoutExpired:
                 process.kill()
                 codes.append("no end")
+        for outcome in self.directory.glob("log/outcome*.json"):
+            validate(json.loads(outcome.read_text()))
         return codes
 
     def err(self, node):
         return (self.directory / f"err{node}").read_text()
 
     def ready(self, count):
-        """Until COUNT ranks have made their file."""
+        """Until COUNT ranks have printed something."""
+        logs = [self.directory / f"log/attempt_0/{rank}/stdout.log" for rank in range(count)]
         end = time.monotonic() + 60
         while time.monotonic() < end:
-            if len(list(self.directory.glob("ready-*"))) + sum(1 for _ in self.directory.glob("log/attempt_0/*/ok")) >= count:
-                return
-            if all((self.directory / "log/attempt_0" / str(r) / "stdout.log").exists() and
-                   (self.directory / "log/attempt_0" / str(r) / "stdout.log").read_text() for r in range(count)):
+            if all(log.exists() and log.stat().st_size > 0 for log in logs):
                 return
             time.sleep(0.02)
         raise AssertionError(f"{count} ranks did not start:\n" + "\n".join(self.err(n) for n in range(len(self.nodes))))

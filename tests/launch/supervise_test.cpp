@@ -467,7 +467,7 @@ TEST_CASE("restarts come to an end, and a stop is no failure") {
 TEST_CASE("SIGUSR1 reaches the ranks that have a handler for it, and spares the others") {
   Job job;
   job.Start({"--processes", "2"},
-            {"1:on-signal=10,75", "0:on-signal=15,75", "1:touch=" + job.Path("b"),
+            {"on-signal=15,75", "1:on-signal=10,75", "1:touch=" + job.Path("b"),
              "0:touch=" + job.Path("a"), "sleep=1000"});
   REQUIRE(job.Exists("a"));
   REQUIRE(job.Exists("b"));
@@ -526,6 +526,22 @@ TEST_CASE("64 ranks: every line whole and in order, those that say the same are 
   for (const auto& line : Lines(same.Out())) counted += line.ends_with("the same") ? 1 : 0;
   CHECK(counted >= 2);  // rank 0's own, and the others' in as few as they came together
   CHECK(counted < 8);
+}
+
+TEST_CASE("a job that hangs is ended, and its ranks get SIGABRT to show their stacks") {
+  Job job;
+  CHECK(job.Run({"--processes", "2", "--hang-timeout", "0.5", "--grace", "30"},
+                {"print=up", "sleep=1000"}) == 1);
+  CHECK(job.NothingLeft());
+  const std::string report = job.Report();
+  CHECK(report.find("no rank has printed anything for 500 ms: taking their stacks\n") == 0);
+  CHECK(report.find("the job hangs: no rank has printed anything for 500 ms\n  cause   see each "
+                    "rank's stderr.log (Python) and stack.txt in ") != std::string::npos);
+  CHECK(report.ends_with("exit code 1\n"));
+
+  Job busy;  // one that speaks is left alone
+  CHECK(busy.Run({"--processes", "2", "--hang-timeout", "2"},
+                 {"0:print=a", "0:sleep=1.2", "0:print=b", "0:sleep=1.2", "1:sleep=2.4"}) == 0);
 }
 
 TEST_CASE("what cannot be started") {

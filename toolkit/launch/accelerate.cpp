@@ -17,9 +17,9 @@ enum class When { kAlways, kFsdp, kMegatron, kParallelism, kDeepSpeed, kFp8 };
 enum class Form { kAsIs, kLower, kUpper, kFloat };
 
 struct Row {
-  When when;
-  const char* setting;
-  const char* variable;
+  When when = When::kAlways;
+  const char* setting = nullptr;
+  const char* variable = nullptr;
   const char* fallback = nullptr;  // nullptr: not set unless it was asked for
   Form form = Form::kAsIs;
 };

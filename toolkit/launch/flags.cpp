@@ -71,6 +71,9 @@ constexpr FlagRow kRows[] = {
     {"grace", 0, false, Origin::kEnvkit, "grace",
      "seconds from SIGTERM to SIGKILL (25 for a stop that was asked for, 5 for the peers of a "
      "failed rank)"},
+    {"hang-timeout", 0, false, Origin::kEnvkit, "hang_timeout",
+     "seconds without any output after which the ranks' stacks are taken and the job is ended; 0: "
+     "never"},
     {"shutdown-timeout", 0, false, Origin::kTorchrun, "grace", nullptr},
     {"signals-to-handle", 0, false, Origin::kTorchrun, "signals_to_handle",
      "signals that are passed on to the ranks"},

@@ -13,13 +13,13 @@ namespace envkit {
 enum class Origin { kEnvkit, kTorchrun, kAccelerate, kBoth };
 
 struct FlagRow {
-  const char* name;  // "nproc-per-node", as it is written behind "--"
-  char letter;       // 'm' for -m; 0: none
-  bool switched;     // takes no value
-  Origin origin;
-  const char*
-      setting;       // what it sets, in torchrun's or accelerate's own spelling: "nproc_per_node"
-  const char* help;  // shown by --help; nullptr: known, but not shown
+  const char* name = nullptr;  // "nproc-per-node", as it is written behind "--"
+  char letter = 0;             // 'm' for -m; 0: none
+  bool switched = false;       // takes no value
+  Origin origin = Origin::kEnvkit;
+  const char* setting =
+      nullptr;                 // what it sets: "nproc_per_node", as torchrun or accelerate spell it
+  const char* help = nullptr;  // shown by --help; nullptr: known, but not shown
   const char* choices = nullptr;  // "no|fp16|bf16"
   const char* refused = nullptr;  // why it cannot be used
 };

@@ -113,8 +113,9 @@ Result<int> Launch(const LaunchOptions& options) {
       return 0;
     }
     // As late as possible, and before anything is written.
-    ENVKIT_TRY(HeldPort port, HoldPort(plan.master_port));
     ENVKIT_TRY(NodeSetup setup, PrepareNodes(plan, env));
+    const bool leading = plan.nodes.nodes == 1 || setup.listener;
+    ENVKIT_TRY(HeldPort port, HoldPort(leading ? plan.master_port : 0));
     bool taken = false;
     ENVKIT_CHECK(PrepareLogs(plan, taken));
     if (taken) continue;

@@ -66,11 +66,12 @@ NodeReport ReadReport(const json& message) {
 
 }  // namespace
 
-Nodes::Nodes(const LaunchPlan& plan, Fd listener, std::optional<Address> local, int master_port)
+Nodes::Nodes(const LaunchPlan& plan, Fd listener, const std::optional<Address>& local,
+             int master_port)
     : plan_(plan),
       nodes_(plan.nodes),
       listener_(std::move(listener)),
-      local_(std::move(local)),
+      local_(local),
       master_port_(master_port),
       leading_(plan.nodes.nodes == 1 || static_cast<bool>(listener_)) {}
 

@@ -53,7 +53,7 @@ class Nodes {
  public:
   using Clock = std::chrono::steady_clock;
   // LISTENER: node 0's, bound already. MASTER_PORT: the one that node 0 holds for the ranks.
-  Nodes(const LaunchPlan& plan, Fd listener, std::optional<Address> local, int master_port);
+  Nodes(const LaunchPlan& plan, Fd listener, const std::optional<Address>& local, int master_port);
 
   void Begin(Clock::time_point now);
   int poll_fd() const { return epoll_.get(); }  // -1: there is nothing to wait for

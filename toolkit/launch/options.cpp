@@ -17,7 +17,8 @@ namespace {
 const char* TypeName(const FlagRow& row) {
   const std::string_view setting = row.setting;
   if (setting == "nproc_per_node") return "N|auto";
-  if (setting == "grace" || setting == "node_timeout") return "SECONDS";
+  if (setting == "grace" || setting == "node_timeout" || setting == "hang_timeout")
+    return "SECONDS";
   if (setting.ends_with("port")) return "PORT";
   if (setting == "log_dir") return "DIR";
   if (setting == "config_file") return "FILE";

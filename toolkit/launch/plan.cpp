@@ -245,6 +245,11 @@ Result<void> PlanConsole(const Settings& settings, LaunchPlan& plan) {
   return {};
 }
 
+std::string WithoutBrackets(const std::string& host) {
+  const bool has = host.size() > 1 && host.front() == '[' && host.back() == ']';
+  return has ? host.substr(1, host.size() - 2) : host;
+}
+
 // "[fd00::1]:29500", "node-a:29500", "node-a".
 void SplitEndpoint(const std::string& endpoint, std::string& host, int& port) {
   const std::size_t colon = endpoint.rfind(':');
@@ -254,9 +259,7 @@ void SplitEndpoint(const std::string& endpoint, std::string& host, int& port) {
       (bracket == std::string::npos ? endpoint.find(':') == colon : colon > bracket);
   host = has_port ? endpoint.substr(0, colon) : endpoint;
   if (has_port) port = std::atoi(endpoint.c_str() + colon + 1);
-  if (host.size() > 1 && host.front() == '[' && host.back() == ']') {
-    host = host.substr(1, host.size() - 2);
-  }
+  host = WithoutBrackets(host);
 }
 
 Result<int> Port(const Settings& settings, const char* name, int fallback) {
@@ -323,7 +326,7 @@ Result<void> PlanNodes(const Settings& settings, LaunchPlan& plan) {
   ENVKIT_TRY(plan.master_port, Port(settings, "master_port", 0));
   const Setting* endpoint = settings.Find("rdzv_endpoint");
   const bool used = endpoint != nullptr && !endpoint->value.empty() && !settings.On("standalone");
-  plan.master_addr = settings.Get("master_addr", "127.0.0.1");
+  plan.master_addr = WithoutBrackets(settings.Get("master_addr", "127.0.0.1"));
   if (used) SplitEndpoint(endpoint->value, plan.master_addr, plan.master_port);
   if (nodes.nodes == 1) {
     if (settings.On("standalone")) {
@@ -453,6 +456,11 @@ Result<LaunchPlan> PlanLaunch(const LaunchOptions& options, const HostFacts& fac
       const Variables accelerate,
       AccelerateVariables(settings, env, alone, options.personality == Personality::kAccelerate));
   plan.env.insert(plan.env.end(), accelerate.begin(), accelerate.end());
+  ENVKIT_TRY(const double hang, settings.Seconds("hang_timeout", 0));
+  plan.hang_timeout = std::chrono::milliseconds(static_cast<long long>(hang * 1000));
+  if (hang > 0 && !env.contains("PYTHONFAULTHANDLER")) {
+    plan.env.emplace_back("PYTHONFAULTHANDLER", "1");  // SIGABRT makes Python print its stacks
+  }
   plan.role = settings.Get("role", "default");
   ENVKIT_TRY(plan.max_restarts, settings.Number("max_restarts", 0, 0));
   plan.own_error_handling = !env.contains("TORCH_NCCL_ASYNC_ERROR_HANDLING");
@@ -477,6 +485,16 @@ Result<LaunchPlan> PlanLaunch(const LaunchOptions& options, const HostFacts& fac
     plan.log_dir = plan.new_run_directory / "log";
     // So that all ranks agree on one record.
     plan.env.emplace_back("ENVKIT_RUN_DIR", plan.new_run_directory.string());
+  }
+  const std::pair<const char*, std::string> defaults[] = {
+      {"nnodes", "1"},
+      {"max_restarts", "0"},
+      {"role", plan.role},
+      {"grace", "25 s to stop, 5 s after a failure"},
+      {"log_dir", plan.log_dir.string()},
+      {"master_port", plan.nodes.nodes == 1 ? "a free one" : std::to_string(plan.nodes.port)}};
+  for (const auto& [name, value] : defaults) {
+    if (settings.Find(name) == nullptr) plan.explained.push_back({name, value, "default"});
   }
   for (const auto& [name, setting] : settings.all()) {
     if (name == "nproc_per_node" || name == "num_processes" || name == "grace" ||

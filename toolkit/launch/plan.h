@@ -78,6 +78,7 @@ struct LaunchPlan {
   // The same for the peers of a rank that failed: they wait for it in a collective and can finish
   // nothing, so this is short.
   std::chrono::milliseconds failure_grace{5'000};
+  std::chrono::milliseconds hang_timeout{0};  // without any output; 0: never
   bool on_gpus = false;
   bool virtual_local_rank = false;
   bool own_error_handling = true;  // TORCH_NCCL_ASYNC_ERROR_HANDLING is ours to set

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -39,6 +40,7 @@ constexpr std::size_t kTail = 4096;         // bytes of a stream that are kept f
 constexpr auto kOrphanGrace = 2s;           // for what outlives its rank
 constexpr auto kGiveUp = 10s;               // after SIGKILL
 constexpr auto kRepeatedInterrupt = 200ms;  // `timeout` and shells send a signal twice at once
+constexpr auto kStackTime = 10s;            // for debuggers to look at ranks that hang
 constexpr auto kSameSignal = 5s;            // one notice that reaches several nodes
 constexpr std::size_t kEndingQueue = 16 << 20;
 
@@ -84,7 +86,7 @@ class Supervisor {
         link_(std::move(link)),
         console_(STDOUT_FILENO, STDERR_FILENO),
         folders_{Folder(Colours(kOut)), Folder(Colours(kErr))},
-        nodes_(plan, std::move(setup.listener), std::move(setup.local), port_.port) {}
+        nodes_(plan, std::move(setup.listener), setup.local, port_.port) {}
 
   int Run();
 
@@ -116,6 +118,8 @@ class Supervisor {
   void ReapOrphans();
   void Fail(const Rank& rank, std::string headline = "");
   void StopRanks(Clock::duration grace);
+  void WatchForHang(Clock::time_point now);
+  void CollectStacks();
   void KillEverything();
   void Advance();
   void Throttle();
@@ -163,8 +167,10 @@ class Supervisor {
   std::optional<Clock::time_point> preempted_until_;
   Clock::time_point kill_time_;
   Clock::time_point failed_time_;
-  std::optional<std::size_t> first_failed_;  // an index
-  std::string headline_;                     // where it is not simply how the rank ended
+  Clock::time_point last_output_;
+  std::optional<Clock::time_point> stacks_until_;  // the job hangs, and debuggers look at its ranks
+  std::optional<std::size_t> first_failed_;        // an index
+  std::string headline_;                           // where it is not simply how the rank ended
   int stop_signal_ = 0;
   Clock::time_point stop_time_;
   bool parent_gone_ = false;
@@ -279,6 +285,8 @@ void Supervisor::StartAttempt(const Placement& place) {
   phase_ = Phase::kRunning;
   deadline_.reset();
   preempted_until_.reset();
+  stacks_until_.reset();
+  last_output_ = Clock::now();
   first_failed_.reset();
   headline_.clear();
   stop_reason_.clear();
@@ -364,6 +372,68 @@ void Supervisor::Fail(const Rank& rank, std::string headline) {
   nodes_.Failed();
 }
 
+// A debugger for each rank, where there is one; Python's own traces come with SIGABRT.
+void Supervisor::CollectStacks() {
+  const auto env = OwnEnvironment();
+  const auto path = env.find("PATH");
+  const std::string search = path == env.end() ? "/usr/bin:/bin" : path->second;
+  const FoundProgram gdb = FindProgram("gdb", search);
+  const FoundProgram eu_stack = FindProgram("eu-stack", search);
+  stacks_until_ = Clock::now();
+  if (gdb.error != 0 && eu_stack.error != 0) return;
+  const Fd null(open("/dev/null", O_RDONLY | O_CLOEXEC));
+  for (const Rank& rank : ranks_) {
+    if (!rank.running) continue;
+    const fs::path file = Logs(rank) / "stack.txt";
+    const Fd out(open(file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+    const std::string pid = std::to_string(rank.end.pid);
+    SpawnSpec spec;
+    spec.program = eu_stack.error == 0 ? eu_stack.path : gdb.path;
+    spec.argv = {"gdb", "-p", pid, "-batch", "-ex", "thread apply all backtrace"};
+    if (eu_stack.error == 0) spec.argv = {"eu-stack", "-p", pid};
+    spec.env = MergedEnvironment(env, {});
+    spec.in = null.get();
+    spec.out = spec.err = out.get();
+    spec.new_session = spec.die_with_parent = true;
+    spec.mask = link_.rank_mask;
+    if (out && Spawn(spec).pid > 0) stacks_until_ = Clock::now() + kStackTime;
+  }
+}
+
+// Node 0 watches, since its rank 0 is the one that usually speaks.
+void Supervisor::WatchForHang(Clock::time_point now) {
+  if (plan_.hang_timeout.count() == 0 || phase_ != Phase::kRunning || place_.node_rank != 0) return;
+  if (!stacks_until_) {
+    if (now - last_output_ < plan_.hang_timeout) return;
+    Say(fmt::format("no rank has printed anything for {}: taking their stacks\n",
+                    DurationText(plan_.hang_timeout)));
+    CollectStacks();
+  }
+  const bool looking =
+      std::any_of(ranks_.begin(), ranks_.end(), [](const Rank& r) { return r.running; }) &&
+      now < *stacks_until_;
+  const auto running =
+      std::count_if(ranks_.begin(), ranks_.end(), [](const Rank& r) { return r.running; });
+  if (looking && static_cast<long>(ChildrenOf(getpid()).size()) > running) return;
+  const auto rank =
+      std::find_if(ranks_.begin(), ranks_.end(), [](const Rank& r) { return r.running; });
+  if (rank == ranks_.end()) return;
+  first_failed_ = IndexOf(*rank);
+  headline_ = fmt::format("the job hangs: no rank has printed anything for {}",
+                          DurationText(plan_.hang_timeout));
+  failed_time_ = now;
+  phase_ = Phase::kStopping;
+  deadline_ = now + plan_.failure_grace;
+  for (const Rank& each : ranks_) {
+    if (!each.running) continue;
+    const rlimit none{0, 0};  // a trace is wanted, and no core of the size of the model
+    prlimit(each.end.pid, RLIMIT_CORE, &none, nullptr);
+    kill(each.end.pid, SIGABRT);
+    kill(each.end.pid, SIGCONT);
+  }
+  nodes_.Failed();
+}
+
 // Everything below us, not only the ranks: their loaders' workers, and what those started.
 void Supervisor::StopRanks(Clock::duration grace) {
   phase_ = Phase::kStopping;
@@ -397,6 +467,7 @@ void Supervisor::OnOutput(std::size_t index, Stream stream) {
     return;
   }
   const std::string_view bytes(buffer_.data(), static_cast<std::size_t>(got));
+  last_output_ = Clock::now();
   for (std::string_view rest = bytes; !rest.empty() && channel.log;) {
     const ssize_t wrote = write(channel.log.get(), rest.data(), rest.size());
     if (wrote > 0) {
@@ -539,6 +610,7 @@ void Supervisor::Advance() {
   console_.Tick(now);
   nodes_.Tick(now);
   if (phase_ == Phase::kWaiting) return;
+  WatchForHang(now);
   if (preempted_until_ && now >= *preempted_until_ && phase_ == Phase::kRunning) {
     const auto ended = std::find_if(ranks_.begin(), ranks_.end(), [](const Rank& r) {
       return !r.running && r.end.code == kPreempted;
@@ -580,6 +652,9 @@ int Supervisor::Timeout() const {
     if (const auto due = folder.Due()) sooner(*due);
   }
   if (const auto tick = nodes_.NextTick()) sooner(*tick);
+  if (plan_.hang_timeout.count() > 0 && phase_ == Phase::kRunning) {
+    sooner(stacks_until_ ? Clock::now() + 50ms : last_output_ + plan_.hang_timeout);
+  }
   if (!next) return -1;
   const auto left = std::chrono::ceil<milliseconds>(*next - Clock::now()).count();
   return static_cast<int>(std::clamp<long long>(left, 0, 60'000));
@@ -749,6 +824,10 @@ FailureReport Supervisor::DescribeFailure(const Rank& root) {
     report.headline = EndText(root.end);
     report.cause = CauseText(root.end, oom_before_, oom, ReadErrorFile(error_file));
     report.out_of_memory = root.end.signal == SIGKILL && oom.cgroup > oom_before_.cgroup;
+  }
+  if (stacks_until_) {
+    report.cause = fmt::format("see each rank's stderr.log (Python) and stack.txt in {}",
+                               Logs(root).parent_path().string());
   }
   report.last = LastLines(root.channels[kErr].tail, 6);
   if (report.last.empty()) report.last = LastLines(root.channels[kOut].tail, 3);
