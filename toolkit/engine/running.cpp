@@ -261,6 +261,7 @@ std::vector<MappedFile> MappedFiles(long pid, const fs::path& proc) {
     files.emplace(path, std::move(file));
   }
   std::vector<MappedFile> list;
+  list.reserve(files.size());
   for (auto& [path, file] : files) list.push_back(std::move(file));
   return list;
 }
