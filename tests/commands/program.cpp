@@ -131,8 +131,8 @@ TEST_CASE("commands of two words") {
   auto result = Call({"image"});
   CHECK(result.exit_code == 2);
   CHECK(result.err ==
-        "error: envkit image: what is to be done?\n  ls, inspect, history, diff, save, load, push, "
-        "pull or prune; with --help after it for more\n");
+        "error: envkit image: what is to be done?\n  ls, inspect, history, diff, sbom, provenance, "
+        "save, load, push, pull or prune; with --help after it for more\n");
   result = Call({"image", "inspekt"});
   CHECK(result.exit_code == 2);
   CHECK(result.err ==

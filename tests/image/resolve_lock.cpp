@@ -167,7 +167,7 @@ TEST_CASE("envkit.toml becomes envkit.lock") {
   CHECK(work.Read("project/envkit.lock").find("example.com") == std::string::npos);
 
   const std::string uv = work.Read("uv.called");
-  CHECK(uv.find("torch==2.15.*\ncuda-toolkit[crt]\nsix>1\n") != std::string::npos);
+  CHECK(uv.find("torch==2.15.*\nsix>1\n== profiles.in\ncuda-toolkit[crt]\n") != std::string::npos);
   CHECK(uv.find("UV_DEFAULT_INDEX=http://ana:secret@example.com/simple\n") != std::string::npos);
   CHECK(uv.substr(0, uv.find('\n')).find("example.com") == std::string::npos);
   CHECK(uv.find("UV_INDEX_URL") == std::string::npos);
@@ -426,7 +426,7 @@ TEST_CASE("requirement files: uv reads what is its format, and gets the rest as 
   REQUIRE_MESSAGE(report, report.error().Text());
   const std::string called = work.Read("uv.called");
   CAPTURE(called);
-  CHECK(called.find("project\n== envkit.toml.in\ntorch==2.15.*\ncuda-toolkit[crt]\n"
+  CHECK(called.find("project\n== envkit.toml.in\ntorch==2.15.*\n== profiles.in\ncuda-toolkit[crt]\n"
                     "== pyproject.toml.in\nattrs\nruff\n== pylock.toml.in\neinops==0.8\n"
                     "== requirements.txt\nsix\n") != std::string::npos);
   // Relative paths in requirements.txt begin at the project; settings for the host's Python do not.

@@ -24,7 +24,8 @@ struct Probe {
 };
 const std::vector<Probe>& AllProbes();
 
-// Runs PROBES over ROOT and waits for all of them, not longer than the longest limit.
+// Runs PROBES over ROOT and waits for all of them, not longer than the longest limit. A captured
+// tree's run in this process, one after the other.
 Facts RunProbes(const std::filesystem::path& root, const std::vector<Probe>& probes);
 Facts ProbeMachine(const std::filesystem::path& root = "/");
 
