@@ -71,6 +71,10 @@ struct World {
     WriteFiles(share / "runtime", {{"CMakeLists.txt", "project(runtime)\n"}});
     WriteFiles(share / "toolkit", {{"base/result.h", "// result\n"},
                                    {"base/result.cpp", "// result\n"},
+                                   {"base/text.h", "// text\n"},
+                                   {"base/text.cpp", "// text\n"},
+                                   {"base/toml.h", "// toml\n"},
+                                   {"base/toml.cpp", "// toml\n"},
                                    {"host/facts.cpp", "// facts\n"},
                                    {"launch/main.cpp", "// main\n"}});
     project.name = "mnist";
