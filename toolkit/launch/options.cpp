@@ -42,7 +42,9 @@ void AddLaunchOptions(CLI::App& app, LaunchOptions& options) {
       }
       options.flags[row.setting] = {std::move(value), dashed};
     };
-    const std::string help = row.help == nullptr ? "" : row.help;
+    const std::string help = row.help != nullptr      ? row.help
+                             : row.refused != nullptr ? row.refused
+                                                      : "as torchrun or accelerate launch has it";
     CLI::Option* option =
         row.switched
             ? app.add_flag_function(
