@@ -32,6 +32,7 @@ std::string WriteLines(const std::string& file, const std::vector<std::string>& 
 // that version stays as it is.
 std::string InstallDebs(const std::vector<LockedDeb>& debs) {
   std::vector<std::string> lines;
+  lines.reserve(debs.size());
   for (const LockedDeb& deb : debs) {
     lines.push_back(
         fmt::format("{} {} {} {}", deb.sha256, deb.name, deb.version, deb.architecture));
@@ -110,6 +111,7 @@ std::string WheelStage(const ImagePlan& plan, const LayerPlan& runtime) {
   AddMembers("/builder", runtime, members);
   std::sort(members.begin(), members.end());
   std::vector<std::string> lines;
+  lines.reserve(requirements.size());
   for (const auto& [name, line] : requirements) lines.push_back(line);
   return "\n# The wheels, and of each what the image needs. Nothing else of this stage gets into "
          "it.\n"

@@ -243,6 +243,7 @@ Result<LayoutReport> WriteOciLayout(const Image& image, const Store& store, cons
   {
     auto progress = terminal.StartProgress("export", ImageTag(image), total);
     std::vector<Task> tasks;
+    tasks.reserve(order.size());
     for (const auto& [bytes, index] : order) {
       tasks.emplace_back([&, index = index]() -> Result<void> {
         const Layer& layer = image.layers[index];

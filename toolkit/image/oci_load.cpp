@@ -427,6 +427,7 @@ Result<LoadReport> LoadImage(const fs::path& source, const Store& store, const L
             [](const Incoming* a, const Incoming* b) { return a->blob_bytes > b->blob_bytes; });
   auto progress = terminal.StartProgress("load", ImageTag(incoming.image), total);
   std::vector<Task> tasks;
+  tasks.reserve(missing.size());
   for (const Incoming* layer : missing) {
     tasks.emplace_back([&, layer]() -> Result<void> {
       ENVKIT_CHECK(TakeLayer(*layer, store, work.path()));
