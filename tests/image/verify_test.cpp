@@ -40,19 +40,18 @@ struct Built {
     const std::string hash = record_hash.empty() ? Base64(Sha256Of(content)) : record_hash;
     const std::string metadata =
         "Metadata-Version: 2.4\nName: torch\nLicense-Expression: BSD-3-Clause\n\nText\n";
-    world.AddWheel(
-        "torch", 500'000'000,
-        {{"torch/lib/libtorch_cpu.so", content},
-         {"torch/lib/libtorch_cuda.so", "cuda"},
-         {"torch/include/torch.h", "// torch\n"},
-         {"torch-1.0.dist-info/METADATA", metadata},
-         {"torch-1.0.dist-info/RECORD",
-          "torch/lib/libtorch_cpu.so,sha256=" + hash +
-              ",4\n" + Line("torch/lib/libtorch_cuda.so", "cuda") +
-              Line("torch/include/torch.h", "// torch\n") +
-              Line("torch-1.0.dist-info/METADATA", metadata) +
-              "\"a,b\",sha256=47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU,0\n"
-              "torch-1.0.dist-info/RECORD,,\n"}});
+    world.AddWheel("torch", 500'000'000,
+                   {{"torch/lib/libtorch_cpu.so", content},
+                    {"torch/lib/libtorch_cuda.so", "cuda"},
+                    {"torch/include/torch.h", "// torch\n"},
+                    {"torch-1.0.dist-info/METADATA", metadata},
+                    {"torch-1.0.dist-info/RECORD",
+                     "torch/lib/libtorch_cpu.so,sha256=" + hash + ",4\n" +
+                         Line("torch/lib/libtorch_cuda.so", "cuda") +
+                         Line("torch/include/torch.h", "// torch\n") +
+                         Line("torch-1.0.dist-info/METADATA", metadata) +
+                         "\"a,b\",sha256=47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU,0\n"
+                         "torch-1.0.dist-info/RECORD,,\n"}});
     world.AddWheel(
         "nvidia-cuda-runtime", 2'000'000,
         {{"nvidia/cu13/lib/libcudart.so.13", "cudart"},
@@ -106,7 +105,8 @@ struct Built {
   }
 
   static std::string Line(const std::string& path, const std::string& content) {
-    return path + ",sha256=" + Base64(Sha256Of(content)) + "," + std::to_string(content.size()) + "\n";
+    return path + ",sha256=" + Base64(Sha256Of(content)) + "," + std::to_string(content.size()) +
+           "\n";
   }
 
   static std::string Base64(const std::string& hex) {
