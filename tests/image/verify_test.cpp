@@ -35,9 +35,9 @@ struct Built {
   ImagePlan plan;
   Image image;
 
-  explicit Built(const std::string& record_hash = "") {
+  Built() {
     const std::string content = "cpu\n";
-    const std::string hash = record_hash.empty() ? Base64(Sha256Of(content)) : record_hash;
+    const std::string hash = Base64(Sha256Of(content));
     const std::string metadata =
         "Metadata-Version: 2.4\nName: torch\nLicense-Expression: BSD-3-Clause\n\nText\n";
     world.AddWheel("torch", 500'000'000,
@@ -279,8 +279,15 @@ TEST_CASE("a damaged record of an image is no image, and a build writes it anew"
 }
 
 TEST_CASE("a file that is not what RECORD says is named") {
-  // As if the layer had been made from other bytes than the wheel's RECORD promises.
-  const Built built(kLibraryHash);
+  // As if the layer had been made from other bytes than the wheel's RECORD promises, which a build
+  // refuses.
+  const Built built;
+  const fs::path record =
+      built.image.layers[1].tree.parent_path() / "wheels/torch-1.0-py3-none-any.whl" / "RECORD";
+  std::string text = ReadFile(record).value();
+  const std::string honest = Built::Base64(Sha256Of("cpu\n"));
+  REQUIRE(text.find(honest) != std::string::npos);
+  REQUIRE(WriteFileAtomic(record, text.replace(text.find(honest), honest.size(), kLibraryHash)));
   const StoreCheck store = built.Look();
   CHECK(store.damaged.empty());
   const Check check = Find(built.LookAtLock(store), "lock.wheels");
