@@ -27,8 +27,8 @@ std::vector<int> Numbers(std::string_view version) {
 
 struct Generations {
   Generation generation;
-  int first_capability, last_capability;  // 10 × major + minor
-  unsigned first_id, last_id;
+  int first_capability = 0, last_capability = 0;  // 10 × major + minor
+  unsigned first_id = 0, last_id = 0;
 };
 // GH100's ids are shared by H100 and Grace Hopper, which alone of them needs the open modules.
 const Generations kGenerations[] = {

@@ -134,6 +134,7 @@ std::string GpuLine(const Facts& facts) {
                              : gpu.name + memory];
   }
   std::vector<std::string> parts;
+  parts.reserve(kinds.size() + 3);
   for (const auto& [kind, count] : kinds)
     parts.push_back(count == 1 ? kind : fmt::format("{} × {}", count, kind));
   if (kinds.empty()) parts.push_back(fmt::format("{} on PCI", facts.pci.gpus.size()));

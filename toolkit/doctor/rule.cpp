@@ -116,10 +116,8 @@ std::string InstallDriver(const Facts& facts, bool open) {
     default:
       break;
   }
-  const std::string command =
-      open ? Install(facts, {"", "nvidia-open", "nvidia-open", "nvidia-open nvidia-utils"})
-           : Install(facts, {"", "cuda-drivers", "cuda-drivers", "nvidia nvidia-utils"});
-  return command;
+  return open ? Install(facts, {"", "nvidia-open", "nvidia-open", "nvidia-open nvidia-utils"})
+              : Install(facts, {"", "cuda-drivers", "cuda-drivers", "nvidia nvidia-utils"});
 }
 
 std::string InstallToolkit(const Facts& facts) {

@@ -329,8 +329,8 @@ Outcome I10(const Facts& facts) {
   const PythonPackage* torch = Installed(facts, "torch");
   if (torch == nullptr) return NotApplicable("torch is not installed here");
   const struct {
-    const char* name;
-    std::optional<std::string> wanted;
+    const char* name = nullptr;
+    std::optional<std::string> wanted = {};
   } pairs[] = {{"torchvision", VisionFor(torch->version)},
                {"torchaudio", AudioFor(torch->version)}};
   for (const auto& pair : pairs) {

@@ -64,7 +64,7 @@ Result<Layer> FinishTree(const std::filesystem::path& tree, std::int64_t mtime, 
 struct WheelContent {
   struct File {
     std::string path;
-    std::size_t wheel;                // index into the plan's wheels
+    std::size_t wheel = 0;            // index into the plan's wheels
     ZipReader::Entry entry;           // its size is the file's, where TEXT is its content too
     std::string sha256;               // what RECORD says; empty: nothing to compare with
     std::optional<std::string> text;  // made here rather than read from the wheel

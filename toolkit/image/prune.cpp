@@ -88,6 +88,8 @@ Needed WhatProjectsNeed(const Store& store, const Recipes& recipes) {
       continue;
     }
     for (const LockedWheel& wheel : lock->wheels) needed.downloads.insert(wheel.sha256);
+    for (const LockedWheel& wheel : lock->build_wheels) needed.downloads.insert(wheel.sha256);
+    for (const LockedSource& source : lock->sources) needed.downloads.insert(source.sha256);
     for (const LockedDeb& deb : lock->debs) needed.downloads.insert(deb.sha256);
     if (!project) continue;
     for (const auto& [profile, digest] : known.images) {
@@ -291,9 +293,7 @@ Result<PruneReport> PruneStore(const Store& store, const Recipes& recipes,
 
 std::string PruneText(const PruneReport& report, bool dry_run) {
   std::string text;
-  std::size_t images = 0;
   for (const Pruned& one : report.removed) {
-    images += one.kind == "image" ? 1 : 0;
     text += fmt::format("{:<9} {:<60} {:>8}\n", one.kind, one.what,
                         one.kind == "image" ? "" : HumanBytes(one.bytes));
     while (text.ends_with(" \n")) text.erase(text.size() - 2, 1);
