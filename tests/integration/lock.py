@@ -1,5 +1,7 @@
 """`envkit lock` with the real uv, an index of the test's own that wants a login, and a stand-in for apt."""
 
+import base64
+import hashlib
 import json
 import os
 import pathlib
@@ -24,13 +26,17 @@ def wheel(directory, name, version, requires=(), tag="py3-none-any", extras=None
     for extra, requirements in (extras or {}).items():
         metadata.append(f"Provides-Extra: {extra}")
         metadata += [f'Requires-Dist: {one} ; extra == "{extra}"' for one in requirements]
+    members = dict(files or {f"{name}.py": "x = 1\n"})
+    members[f"{stem}.dist-info/METADATA"] = "\n".join(metadata) + "\n"
+    members[f"{stem}.dist-info/WHEEL"] = f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n"
+    record = ""
+    for member, content in members.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        record += f"{member},sha256={digest.rstrip('=')},{len(content.encode())}\n"
+    members[f"{stem}.dist-info/RECORD"] = record + f"{stem}.dist-info/RECORD,,\n"
     with zipfile.ZipFile(path, "w") as archive:
-        for member, content in (files or {f"{name}.py": "x = 1\n"}).items():
+        for member, content in members.items():
             archive.writestr(zipfile.ZipInfo(member), content)
-        archive.writestr(zipfile.ZipInfo(f"{stem}.dist-info/METADATA"), "\n".join(metadata) + "\n")
-        archive.writestr(zipfile.ZipInfo(f"{stem}.dist-info/WHEEL"),
-                         f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n")
-        archive.writestr(zipfile.ZipInfo(f"{stem}.dist-info/RECORD"), "")
     return path
 
 
@@ -90,6 +96,7 @@ libc6_1_amd64.deb 10 SHA256:%s";; esac\n""" % ("a" * 64),
 # Profiles that ask for no more than this index has.
 share = support.new_directory("envkit-share-")
 (share / "images/profiles").mkdir(parents=True)
+shutil.copytree(support.SOURCE / "images/matrix", share / "images/matrix")
 shutil.copy(support.SOURCE / "images/uv.toml", share / "images")
 for name in ("train", "builder"):
     shutil.copy(support.SOURCE / f"images/profiles/{name}.toml", share / "images/profiles")
