@@ -1,5 +1,6 @@
 """Bytecode of the modules below the given directories, which stand for "/": DIRECTORY/a/b.py gives
-OUT/a/__pycache__/b.cpython-313.pyc, unchecked by hash, since files of an image do not change.
+OUT/a/__pycache__/b.cpython-313.pyc, unchecked by hash, since files of an image do not change. Packages'
+own tests have none.
 
 Run by envkit's build in the image's own system:  compile-bytecode.py OUT DIRECTORY...
 
@@ -8,15 +9,12 @@ often something is referred to). Therefore each share of the files, by its names
 in order by a process of its own: the same bytes come out however many run at the same time.
 """
 
-import concurrent.futures
 import gc
 import importlib.util
 import os
 import py_compile
-import subprocess
 import sys
 import warnings
-import zlib
 
 SHARES = 24
 
@@ -36,9 +34,17 @@ def compile_share(out):
 
 
 def main(out, directories):
+    # Here, since each of the shares' processes would load them too.
+    import concurrent.futures
+    import subprocess
+    import zlib
+
     shares = [[] for _ in range(SHARES)]
     for directory in directories:
-        for path, _, names in os.walk(directory):
+        for path, inside, names in os.walk(directory):
+            # A third of all bytecode, which nothing that starts up ever loads.
+            inside[:] = [name for name in inside if name not in ("test", "tests") and
+                         not (name == "_internal" and path.endswith("/torch/testing"))]
             for name in names:
                 if not name.endswith(".py") or "\n" in path or "\t" in path:
                     continue

@@ -149,7 +149,7 @@ TEST_CASE("a package's name is never an option or a pattern") {
   for (const char* name :
        {"-o=Dir=/", "?all", "~n.", "a", "Git", "git;rm", "git=", "git/sid", ""}) {
     CAPTURE(name);
-    const auto resolution = ResolveDebian("trixie", {{"train", {name}}}, kMirror, store);
+    const auto resolution = ResolveDebian("trixie", "amd64", {{"train", {name}}}, kMirror, store);
     REQUIRE_FALSE(resolution);
     CHECK(resolution.error().Text() == "error: \"" + std::string(name) +
                                            "\" is not a Debian package's name\n"

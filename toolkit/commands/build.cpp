@@ -7,6 +7,7 @@
 #include "commands/command.h"
 #include "host/facts.h"
 #include "image/image.h"
+#include "image/show_plan.h"
 #include "session/driver.h"
 #include "session/environment.h"
 
@@ -14,8 +15,8 @@ namespace envkit {
 namespace {
 
 struct Options {
-  std::string profile, variant;
-  bool run_in_builder = false;
+  std::string profile, variant, architecture;
+  bool run_in_builder = false, dry_run = false;
 };
 
 Result<int> RunInBuilder(const Environment& env, const std::string& variant, Context& context) {
@@ -37,8 +38,15 @@ Result<int> RunInBuilder(const Environment& env, const std::string& variant, Con
 }
 
 Result<int> Build(const Options& options, Context& context) {
-  ENVKIT_TRY(const Environment env, LoadEnvironment(context.directory));
+  ENVKIT_TRY(const Environment env, LoadEnvironment(context.directory, options.architecture));
+  const bool foreign = env.project.architecture != HostArchitecture();
+  if (foreign && !options.dry_run) {
+    return Missing(fmt::format("images for {} are built on such a machine, and this is {}",
+                               env.project.architecture, HostArchitecture()),
+                   "See what would be built with --dry-run.");
+  }
   std::string variant = options.variant, why;
+  if (variant.empty() && foreign) variant = env.lock.inputs.cuda == "cpu" ? "cpu" : "cuda";
   if (variant.empty()) {
     const HostFacts facts = ProbeHost();
     ENVKIT_TRY(variant, ChooseVariant(env.project, facts, why));
@@ -46,6 +54,13 @@ Result<int> Build(const Options& options, Context& context) {
   }
   if (options.run_in_builder) return RunInBuilder(env, variant, context);
   const std::string profile = MainProfile(env.project, options.profile);
+  if (options.dry_run) {
+    ENVKIT_TRY(const ImagePlan plan,
+               PlanImage(env.project, env.lock, env.recipes, profile, variant));
+    context.terminal.Answer(context.json ? ImagePlanToJson(plan, env.store).dump(2)
+                                         : ImagePlanText(plan, env.store));
+    return 0;
+  }
   BuildReport report;
   ENVKIT_TRY(const Image image,
              BuildImage(env.project, env.lock, env.recipes, profile, variant, env.store,
@@ -64,13 +79,20 @@ Result<int> Build(const Options& options, Context& context) {
 
 Command BuildCommand() {
   return {"build", "Build the image that envkit.lock describes",
-          "envkit build --variant cuda\nenvkit build --run-in-builder -- g++ --version",
+          "envkit build --variant cuda\n"
+          "envkit build --dry-run --architecture aarch64   what a build there would make\n"
+          "envkit build --run-in-builder -- g++ --version",
           [](CLI::App& app) -> Action {
             auto options = std::make_shared<Options>();
             app.add_option("--profile", options->profile,
                            "train, python or dev (envkit.toml's by default)");
             app.add_option("--variant", options->variant, "cpu or cuda; by this machine's GPUs")
                 ->check(CLI::IsMember({"cpu", "cuda"}));
+            app.add_flag("--dry-run", options->dry_run,
+                         "print the plan: the layers, from which files; build nothing");
+            app.add_option("--architecture", options->architecture,
+                           "x86_64 or aarch64; this machine's by default")
+                ->check(CLI::IsMember({"x86_64", "aarch64"}));
             app.add_flag("--run-in-builder", options->run_in_builder,
                          "run the command after -- in the builder, the project at /workspace");
             return [options](Context& context) { return Build(*options, context); };

@@ -64,12 +64,53 @@ void Print(const LockReport& report, const std::string& ending, Context& context
   }
 }
 
-Result<int> RunLock(LockRequest request, Context& context) {
+struct Options {
+  LockRequest request;
+  std::string architecture;
+  bool record = false;
+};
+
+Result<int> Record(const Options& options, Context& context) {
+  ENVKIT_TRY(const Environment env, LoadEnvironment(context.directory, options.architecture));
+  ENVKIT_TRY(const RecordReport report, RecordBuilt(env.project, env.lock, env.recipes, env.store));
+  nlohmann::json images = nlohmann::json::array();
+  for (const BuiltImage& built : report.built) {
+    images.push_back({{"profile", built.profile},
+                      {"variant", built.variant},
+                      {"architecture", built.architecture},
+                      {"config_digest", built.config_digest},
+                      {"diff_ids", built.diff_ids}});
+    context.terminal.Step("lock",
+                          fmt::format("on record: {}-{} for {}   config digest {}", built.profile,
+                                      built.variant, built.architecture, built.config_digest));
+  }
+  for (const std::string& difference : report.differences) {
+    context.terminal.Warn(difference +
+                          "\n  Another version of envkit makes another image of one lock: its own "
+                          "files are in it.\n  With the same version they must be equal: "
+                          "envkit verify");
+  }
+  if (context.json) {
+    context.terminal.Answer(nlohmann::json{
+        {"schema", 1},
+        {"built", images},
+        {"new", report.new_images},
+        {"differences",
+         report.differences}}.dump(2));
+  }
+  return 0;
+}
+
+Result<int> RunLock(const Options& options, Context& context) {
+  if (options.record) return Record(options, context);
+  LockRequest request = options.request;
   const auto started = std::chrono::steady_clock::now();
-  ENVKIT_TRY(const Project project, LoadProject(context.directory));
+  ENVKIT_TRY(Project project, LoadProject(context.directory));
+  if (!options.architecture.empty()) project.architecture = options.architecture;
   ENVKIT_TRY(const std::filesystem::path share, ShareDirectory());
   ENVKIT_TRY(const Recipes recipes, LoadRecipes(share / "images", ProfileOptions(project)));
-  request.machine = MachineOf(ProbeHost());
+  // Another machine's driver is not known here.
+  if (project.architecture == HostArchitecture()) request.machine = MachineOf(ProbeHost());
   ENVKIT_TRY(const LockReport report,
              UpdateLock(project, recipes, request, context.terminal, RunInBuildSandbox));
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started;
@@ -91,19 +132,30 @@ Command LockCommand() {
   return {"lock", "Resolve what envkit.toml asks for and write envkit.lock",
           "envkit lock                    after a change of envkit.toml\n"
           "envkit lock --upgrade system   newer Debian packages, the same wheels\n"
-          "envkit lock --check            in CI: exit code 1 where the lock is stale",
+          "envkit lock --check            in CI: exit code 1 where the lock is stale\n"
+          "envkit lock --record           after envkit build: the images' digests, for verify",
           [](CLI::App& app) -> Action {
-            auto request = std::make_shared<LockRequest>();
+            auto options = std::make_shared<Options>();
+            LockRequest* request = &options->request;
             CLI::Option* check =
                 app.add_flag("--check", request->check,
                              "Only say whether envkit.lock fits envkit.toml (exit code 1: no)");
-            app.add_option_function<std::string>(
-                   "--upgrade", [request](const std::string& what) { request->upgrade = what; },
-                   "Take newer versions: of everything, one package, or the Debian part alone")
-                ->type_name("[PACKAGE|system]")
-                ->expected(0, 1)
-                ->excludes(check);
-            return [request](Context& context) { return RunLock(*request, context); };
+            CLI::Option* upgrade =
+                app.add_option_function<std::string>(
+                       "--upgrade",
+                       [options](const std::string& what) { options->request.upgrade = what; },
+                       "Take newer versions: of everything, one package, or the Debian part alone")
+                    ->type_name("[PACKAGE|system]")
+                    ->expected(0, 1)
+                    ->excludes(check);
+            app.add_flag("--record", options->record,
+                         "Write the digests of the images that were built from it into envkit.lock")
+                ->excludes(check)
+                ->excludes(upgrade);
+            app.add_option("--architecture", options->architecture,
+                           "x86_64 or aarch64; this machine's by default. Each has its own file")
+                ->check(CLI::IsMember({"x86_64", "aarch64"}));
+            return [options](Context& context) { return RunLock(*options, context); };
           }};
 }
 

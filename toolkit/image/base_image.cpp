@@ -59,14 +59,15 @@ Result<json> CheckedJson(const fs::path& layout, const std::string& digest) {
 Result<json> FindManifest(const fs::path& layout, const std::string& digest) {
   ENVKIT_TRY(json manifest, CheckedJson(layout, "sha256:" + digest));
   if (!manifest.contains("manifests") || !manifest["manifests"].is_array()) return manifest;
+  const std::string architecture = DebianArchitecture(HostArchitecture());
   for (const json& entry : manifest["manifests"]) {
     if (!entry.is_object()) continue;
     const json platform = entry.value("platform", json::object());
-    if (Text(platform, "architecture") == "amd64" && Text(platform, "os") == "linux") {
+    if (Text(platform, "architecture") == architecture && Text(platform, "os") == "linux") {
       return CheckedJson(layout, Text(entry, "digest"));
     }
   }
-  return Fail("the base has no image for linux/amd64");
+  return Fail("the base has no image for linux/" + architecture);
 }
 
 // One layer's own tree over what is there, with OCI's whiteouts. No path leads through a symlink:

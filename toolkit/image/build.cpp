@@ -13,6 +13,7 @@
 
 #include "base/digest.h"
 #include "base/files.h"
+#include "base/parallel.h"
 #include "image/layer.h"
 #include "image/parts.h"
 #include "image/plan.h"
@@ -125,7 +126,7 @@ Result<Lock> Refresh(const Project& project, const Lock& lock, const Recipes& re
     terminal.Note(difference.substr(at, end - at));
     at = end + 1;
   }
-  ENVKIT_CHECK(WriteFileAtomic(project.root / "envkit.lock", LockToToml(*fresh)));
+  ENVKIT_CHECK(WriteFileAtomic(LockFile(project), LockToToml(*fresh)));
   return fresh;
 }
 
@@ -144,6 +145,16 @@ Result<Image> BuildOnce(const Project& project, const Lock& lock, const ImagePla
   if (!missing.empty()) {
     ENVKIT_CHECK(MakeParts(project, plan, builder, missing, store, work.path(), terminal));
   }
+  // One's many small processes fill the time that the other writes and hashes.
+  std::vector<Task> tasks;
+  for (const LayerPlan& layer : plan.layers) {
+    if (layer.kind != "bytecode") continue;
+    tasks.emplace_back([&, &layer = layer]() -> Result<void> {
+      ENVKIT_CHECK(MakeBytecodeLayer(plan, layer, store, work.path(), run, terminal));
+      return {};
+    });
+  }
+  ENVKIT_CHECK(RunParallel(tasks, static_cast<int>(tasks.size())));
   std::vector<Layer> layers;
   for (const LayerPlan& layer : plan.layers) {
     if (layer.kind == "recipe") {
@@ -154,9 +165,6 @@ Result<Image> BuildOnce(const Project& project, const Lock& lock, const ImagePla
     } else if (layer.kind == "no-cuda") {
       ENVKIT_TRY(layers.emplace_back(),
                  MakeNoCudaLayer(plan, layer, builder, store, work.path(), run, terminal));
-    } else if (layer.kind == "bytecode") {
-      ENVKIT_TRY(layers.emplace_back(),
-                 MakeBytecodeLayer(plan, layer, store, work.path(), run, terminal));
     } else if (auto made = FindLayer(store, layer.key, layer.what)) {
       layers.push_back(std::move(*made));
     } else {

@@ -119,8 +119,8 @@ bool IsPackageName(std::string_view name) {
 
 class PrivateApt {
  public:
-  static Result<PrivateApt> Make(const std::string& codename, const DebianMirror& mirror,
-                                 const Store& store);
+  static Result<PrivateApt> Make(const std::string& codename, const std::string& architecture,
+                                 const DebianMirror& mirror, const Store& store);
   Result<void> Update();
   Result<std::string> PrintUris(const std::vector<std::string>& packages) const;
   // The sha256 of everything in SUITE's list.
@@ -136,8 +136,8 @@ class PrivateApt {
   DebianMirror mirror_;
 };
 
-Result<PrivateApt> PrivateApt::Make(const std::string& codename, const DebianMirror& mirror,
-                                    const Store& store) {
+Result<PrivateApt> PrivateApt::Make(const std::string& codename, const std::string& architecture,
+                                    const DebianMirror& mirror, const Store& store) {
   ENVKIT_CHECK(RequireTool("apt-get"));
   std::error_code error;
   if (!fs::exists(kKeyring, error)) {
@@ -182,7 +182,7 @@ Result<PrivateApt> PrivateApt::Make(const std::string& codename, const DebianMir
       "Acquire::GzipIndexes \"false\";\n"
       // MD5 otherwise.
       "Acquire::ForceHash \"SHA256\";\n",
-      root.string(), kDebianArchitecture);
+      root.string(), architecture);
   ENVKIT_CHECK(WriteFileAtomic(root / "apt.conf", settings, 0600));
   return PrivateApt(std::move(work), codename, mirror);
 }
@@ -414,7 +414,7 @@ Result<LockedDeb> ParsePrintedUri(std::string_view line, const std::string& code
   return deb;
 }
 
-Result<DebianResolution> ResolveDebian(const std::string& codename,
+Result<DebianResolution> ResolveDebian(const std::string& codename, const std::string& architecture,
                                        const std::map<std::string, std::vector<std::string>>& roots,
                                        const DebianMirror& mirror, const Store& store,
                                        Progress* progress) {
@@ -426,7 +426,7 @@ Result<DebianResolution> ResolveDebian(const std::string& codename,
       }
     }
   }
-  ENVKIT_TRY(PrivateApt apt, PrivateApt::Make(codename, mirror, store));
+  ENVKIT_TRY(PrivateApt apt, PrivateApt::Make(codename, architecture, mirror, store));
   ENVKIT_CHECK(apt.Update());
   if (progress != nullptr) progress->Add(1);
   std::map<std::string, LockedDeb> debs;  // by sha256

@@ -15,8 +15,6 @@
 
 namespace envkit {
 
-inline constexpr char kDebianArchitecture[] = "amd64";
-
 struct DebianMirror {
   std::string main;      // "http://example.com/debian", without a final slash
   std::string security;  // of the suites NAME-security
@@ -47,8 +45,8 @@ struct DebianResolution {
   std::int64_t released = 0;    // the date of the main suite
 };
 
-// ROOTS: the packages of each root beyond the essential and required ones.
-Result<DebianResolution> ResolveDebian(const std::string& codename,
+// ARCHITECTURE: "amd64". ROOTS: the packages of each root beyond the essential and required ones.
+Result<DebianResolution> ResolveDebian(const std::string& codename, const std::string& architecture,
                                        const std::map<std::string, std::vector<std::string>>& roots,
                                        const DebianMirror& mirror, const Store& store,
                                        Progress* progress = nullptr);  // one step more than roots

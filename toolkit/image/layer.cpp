@@ -297,7 +297,11 @@ LayerWriter::LayerWriter(fs::path tree, std::int64_t mtime, ByteCount written)
             hash_.Update(data, size);
             return {};
           },
-          mtime, [this](const TreeEntry& entry) { manifest_ += ManifestLine(entry); }),
+          mtime,
+          [this](const TreeEntry& entry) {
+            manifest_ += ManifestLine(entry);
+            sha256_ = entry.sha256;
+          }),
       output_(std::make_unique<Output>()) {}
 
 LayerWriter::~LayerWriter() = default;
@@ -464,17 +468,13 @@ Result<Layer> WriteWheels(const LayerPlan& plan, const WheelContent& content, co
     }
     const LockedWheel& wheel = plan.wheels[file->wheel];
     const ZipReader& zip = content.zips[file->wheel];
-    Sha256 hash;
     auto read = [&](const ByteSink& sink) -> Result<void> {
       if (file->text) return sink(file->text->data(), file->text->size());
-      return zip.Read(file->entry, [&](const char* data, std::size_t size) -> Result<void> {
-        hash.Update(data, size);
-        return sink(data, size);
-      });
+      return zip.Read(file->entry, sink);
     };
     auto done = writer.File(path, PlainMode(path, file->entry.mode), file->entry.size, read);
     if (!done) return Wrap(std::move(done).error(), "unpacking " + wheel.file);
-    if (!file->text && !file->sha256.empty() && hash.Hex() != file->sha256) {
+    if (!file->text && !file->sha256.empty() && writer.sha256() != file->sha256) {
       return LyingRecord(wheel, WrongHash(file->entry.name));
     }
   }

@@ -36,6 +36,7 @@ class LayerWriter {
   Result<void> Symlink(std::string_view path, std::string_view target);
   Result<void> File(std::string_view path, unsigned mode, std::uint64_t size,
                     const Content& content);
+  const std::string& sha256() const { return sha256_; }  // of the last file's content
   Result<Layer> Finish();  // diff_id and bytes
 
  private:
@@ -47,7 +48,7 @@ class LayerWriter {
   TarStream tar_;
   std::vector<std::filesystem::path> directories_;
   std::unique_ptr<Output> output_;
-  std::string manifest_;
+  std::string manifest_, sha256_;
 };
 
 enum class Modes {

@@ -274,7 +274,8 @@ Result<LayoutReport> WriteOciLayout(const Image& image, const Store& store, cons
   report.manifest_digest = written.digest;
   json entry = Descriptor("application/vnd.oci.image.manifest.v1+json", written);
   entry["annotations"] = {{"org.opencontainers.image.ref.name", ImageTag(image)}};
-  entry["platform"] = {{"architecture", "amd64"}, {"os", "linux"}};
+  entry["platform"] = {{"architecture", json::parse(image.config_json).at("architecture")},
+                       {"os", "linux"}};
   ENVKIT_CHECK(WriteFileAtomic(layout / "oci-layout", R"({"imageLayoutVersion":"1.0.0"})"));
   // Last: before it there is no image.
   ENVKIT_CHECK(WriteFileAtomic(layout / "index.json",

@@ -409,7 +409,7 @@ Result<ImagePlan> PlanImage(const Project& project, const Lock& lock, const Reci
   plan.name = project.name;
   plan.profile = profile;
   plan.variant = variant;
-  plan.architecture = "amd64";
+  plan.architecture = DebianArchitecture(project.architecture);
   plan.lock_digest = lock.Digest();
   plan.source_date_epoch = lock.source_date_epoch;
   const std::string site = fmt::format("usr/local/lib/python{}/dist-packages", lock.python);

@@ -81,8 +81,9 @@ Needed WhatProjectsNeed(const Store& store, const Recipes& recipes) {
     } else {
       needed.all_data = needed.all_roots = needed.all_downloads = true;
     }
-    const auto text = ReadFile(known.root / "envkit.lock");
-    const auto lock = text ? ParseLock(*text, known.root / "envkit.lock") : Fail("");
+    const fs::path file = project ? LockFile(*project) : known.root / "envkit.lock";
+    const auto text = ReadFile(file);
+    const auto lock = text ? ParseLock(*text, file) : Fail("");
     if (!lock) {
       needed.all_roots = needed.all_downloads = true;
       continue;

@@ -78,6 +78,7 @@ std::string ForUv(const std::string& requirement, const Project& project) {
 PythonRequest RequestOf(const Project& project, const Recipes& recipes, const Lock* previous) {
   PythonRequest request;
   request.python = project.environment.python;
+  request.machine = project.architecture;
   request.root = project.root;
   std::set<std::string> requirements;
   for (const std::string& package : project.environment.packages) {
@@ -198,7 +199,7 @@ Result<PythonResolution> ResolveWithBuilds(const Project& project, PythonRequest
     if (!options.run) {
       return Usage(fmt::format("{}{} comes as source alone (an sdist), and a lock names wheels",
                                wanted->name, wanted->bounds),
-                   PrebuildHint(request.python, wanted->name + wanted->bounds));
+                   PrebuildHint(request.python, wanted->name + wanted->bounds, request.machine));
     }
     SdistSetting setting{project, store, options.run, terminal, request.python, {}};
     ENVKIT_TRY(setting.debs, debs());
@@ -293,7 +294,8 @@ Result<DebianResolution> ResolveSystem(const Project& project, const Recipes& re
     }
   }
   ENVKIT_TRY(const DebianMirror mirror, FindDebianMirror(codename, CurrentEnvironment(), store));
-  return ResolveDebian(codename, roots, mirror, store, &progress);
+  return ResolveDebian(codename, DebianArchitecture(project.architecture), roots, mirror, store,
+                       &progress);
 }
 
 Result<std::vector<LockedDeb>> ResolveBuildSystem(const Project& project, const Recipes& recipes,
@@ -301,7 +303,8 @@ Result<std::vector<LockedDeb>> ResolveBuildSystem(const Project& project, const 
   ENVKIT_TRY(const std::string codename, DebianCodename(project.environment.base));
   ENVKIT_TRY(const DebianMirror mirror, FindDebianMirror(codename, CurrentEnvironment(), store));
   ENVKIT_TRY(DebianResolution debian,
-             ResolveDebian(codename, {{kSdistRoot, SdistDebian(recipes)}}, mirror, store));
+             ResolveDebian(codename, DebianArchitecture(project.architecture),
+                           {{kSdistRoot, SdistDebian(recipes)}}, mirror, store));
   return std::move(debian.debs);
 }
 

@@ -55,6 +55,16 @@ Result<LockReport> UpdateLock(const Project& project, const Recipes& recipes,
                               const LockRequest& request, Terminal& terminal,
                               const RunInRoot& run = {});
 
+// `envkit lock --record`: the digests of those images of LOCK that the store has go into its
+// [[built]], and the file is written. kFailed where there are none.
+struct RecordReport {
+  std::vector<BuiltImage> built;         // of this call; sorted
+  std::vector<std::string> new_images;   // "train-cpu"
+  std::vector<std::string> differences;  // one line for each that was on record with other digests
+};
+Result<RecordReport> RecordBuilt(const Project& project, Lock lock, const Recipes& recipes,
+                                 const Store& store);
+
 // Where to fetch locked files from: asks the user's index (by project name) and Debian mirror for
 // the file with this name and hash. Fetched into the store's downloads; nothing happens for files
 // that are there. A .deb that is gone from its mirrors: kMissing, with code in `gone_debs`.

@@ -62,8 +62,9 @@ std::string FileName(const LockedDeb& deb) {
 Result<void> WriteRepository(const std::vector<LockedDeb>& debs, const Store& store,
                              const fs::path& repository) {
   ENVKIT_CHECK(MakeDirectories(repository));
-  std::string packages;
+  std::string packages, architecture = "amd64";
   for (const LockedDeb& deb : debs) {
+    if (deb.architecture != "all") architecture = deb.architecture;
     const fs::path file = store.DownloadPath(deb.sha256, deb.file);
     ProcessSpec spec;
     spec.argv = {"dpkg-deb", "--field", file.string()};
@@ -77,9 +78,10 @@ Result<void> WriteRepository(const std::vector<LockedDeb>& debs, const Store& st
   }
   ENVKIT_CHECK(WriteFileAtomic(repository / "Packages", packages));
   return WriteFileAtomic(repository / "Release",
-                         "Origin: envkit\nSuite: trixie\nCodename: trixie\n"
-                         "Architectures: amd64\nComponents: main\n"
-                         "Date: Thu, 01 Jan 1970 00:00:00 UTC\n");
+                         fmt::format("Origin: envkit\nSuite: trixie\nCodename: trixie\n"
+                                     "Architectures: {}\nComponents: main\n"
+                                     "Date: Thu, 01 Jan 1970 00:00:00 UTC\n",
+                                     architecture));
 }
 
 }  // namespace

@@ -62,7 +62,8 @@ Result<void> CheckAfter(const Project& project, const Machine& machine, const Ma
 Result<LockReport> UpdateLock(const Project& project, const Recipes& recipes,
                               const LockRequest& request, Terminal& terminal,
                               const RunInRoot& run) {
-  const fs::path file = project.root / "envkit.lock";
+  const fs::path file = LockFile(project);
+  const std::string name = file.filename().string();
   std::optional<Lock> old;
   std::error_code error;
   if (fs::exists(file, error)) {
@@ -73,14 +74,14 @@ Result<LockReport> UpdateLock(const Project& project, const Recipes& recipes,
     } else if (request.check) {
       return Unexpected(std::move(parsed.error()));
     } else {
-      terminal.Warn("envkit.lock is damaged; it is made anew");
+      terminal.Warn(name + " is damaged; it is made anew");
     }
   }
   const LockInputs inputs = InputsOf(project, RecipesDigest(recipes));
   const std::vector<std::string> stale =
-      old ? LockDifferences(*old, inputs) : std::vector<std::string>{"there is no envkit.lock"};
+      old ? LockDifferences(*old, inputs) : std::vector<std::string>{"there is no " + name};
   if (request.check && !stale.empty()) {
-    std::string what = "envkit.lock does not fit envkit.toml";
+    std::string what = name + " does not fit envkit.toml";
     for (const std::string& line : stale) what += "\n" + line;
     return Fail(what, "envkit lock");
   }
@@ -92,7 +93,8 @@ Result<LockReport> UpdateLock(const Project& project, const Recipes& recipes,
   }
 
   ResolveOptions options;
-  options.run = run;
+  // Wheels of sources are built by running them.
+  if (project.architecture == HostArchitecture()) options.run = run;
   Lock preferred;
   if (old) {
     preferred = *old;
@@ -100,12 +102,23 @@ Result<LockReport> UpdateLock(const Project& project, const Recipes& recipes,
     if (request.upgrade != "") options.previous = &preferred;
     options.keep_system = request.upgrade != "system" && SameSystem(old->inputs, inputs);
     if (request.upgrade && !request.upgrade->empty() && *request.upgrade != "system") {
-      const std::string name = NormaliseName(*request.upgrade);
+      const std::string wanted = NormaliseName(*request.upgrade);
       const std::size_t dropped = std::erase_if(
-          preferred.wheels, [&](const LockedWheel& wheel) { return wheel.name == name; });
+          preferred.wheels, [&](const LockedWheel& wheel) { return wheel.name == wanted; });
       if (dropped == 0) {
-        return Usage(fmt::format("--upgrade {}: no such package is in envkit.lock", name),
+        return Usage(fmt::format("--upgrade {}: no such package is in {}", wanted, name),
                      "Name one of its wheels, or system for the Debian part.");
+      }
+    }
+  }
+  Project usual = project;
+  usual.architecture = Project().architecture;
+  if (!old && project.architecture != usual.architecture) {
+    // The first lock for another architecture keeps to the versions of the usual one.
+    if (const auto text = ReadFile(LockFile(usual))) {
+      if (auto lock = ParseLock(*text, LockFile(usual))) {
+        preferred.wheels = std::move(lock->wheels);
+        options.previous = &preferred;
       }
     }
   }
@@ -131,6 +144,47 @@ Result<LockReport> UpdateLock(const Project& project, const Recipes& recipes,
   }
   report.new_files = FilesToFetch(old.value_or(Lock{}), report.lock, store);
   ENVKIT_CHECK(WriteFileAtomic(file, LockToToml(report.lock)));
+  return report;
+}
+
+Result<RecordReport> RecordBuilt(const Project& project, Lock lock, const Recipes& recipes,
+                                 const Store& store) {
+  RecordReport report;
+  for (const auto& [profile, recipe] : recipes) {
+    if (profile == "builder") continue;
+    for (const char* variant : {"cpu", "cuda"}) {
+      // An image that the lock does not hold ("cuda" of a project for CPUs) was not built either.
+      const auto plan = PlanImage(project, lock, recipes, profile, variant);
+      if (!plan) continue;
+      ENVKIT_TRY(const std::optional<Image> image, FindImage(*plan, store));
+      if (!image) continue;
+      BuiltImage built{profile, variant, plan->architecture, image->config_digest, {}};
+      for (const Layer& layer : image->layers) built.diff_ids.push_back(layer.diff_id);
+      report.built.push_back(std::move(built));
+    }
+  }
+  if (report.built.empty()) {
+    return Fail("no image of this lock is in the store: there is nothing to record",
+                "envkit build, then envkit lock --record");
+  }
+  for (const BuiltImage& built : report.built) {
+    const std::string name = built.profile + "-" + built.variant;
+    const auto known = std::find_if(lock.built.begin(), lock.built.end(), [&](const auto& other) {
+      return other.profile == built.profile && other.variant == built.variant &&
+             other.architecture == built.architecture;
+    });
+    if (known == lock.built.end()) {
+      report.new_images.push_back(name);
+      lock.built.push_back(built);
+      continue;
+    }
+    if (known->config_digest != built.config_digest || known->diff_ids != built.diff_ids) {
+      report.differences.push_back(fmt::format("{} was {:.12} on record, and is {:.12} here", name,
+                                               known->config_digest, built.config_digest));
+    }
+    *known = built;
+  }
+  ENVKIT_CHECK(WriteFileAtomic(LockFile(project), LockToToml(lock)));
   return report;
 }
 

@@ -235,14 +235,14 @@ Result<ProcessSpec> Compile(const fs::path& uv, const PythonRequest& request,
     spec.argv.push_back(file.string());
   }
   for (const fs::path& file : request.files) spec.argv.push_back(file.string());
-  spec.argv.insert(spec.argv.end(),
-                   {"--only-binary", ":all:",
-                    // The command line would be in the file otherwise.
-                    "--no-header", "--python-version", request.python,
-                    // "linux" would mean glibc 2.28, and lock stubs where only newer builds are
-                    // real.
-                    "--python-platform", fmt::format("{}-manylinux_2_{}", kMachine, kGlibcMinor),
-                    "--quiet", "--color", "never"});
+  spec.argv.insert(spec.argv.end(), {"--only-binary", ":all:",
+                                     // The command line would be in the file otherwise.
+                                     "--no-header", "--python-version", request.python,
+                                     // "linux" would mean glibc 2.28, and lock stubs where only
+                                     // newer builds are real.
+                                     "--python-platform",
+                                     fmt::format("{}-manylinux_2_{}", request.machine, kGlibcMinor),
+                                     "--quiet", "--color", "never"});
   const Environment environment = CurrentEnvironment();
   spec.cwd = work;
   spec.env = indexes.ForUv();
@@ -372,7 +372,7 @@ Result<PythonResolution> ResolvePython(const PythonRequest& request, const Pytho
     return Unexpected(UvError(OwnNames(result.err, work.path()), indexes));
   }
   ENVKIT_TRY(const std::string pylock, ReadFile(output));
-  ENVKIT_TRY(PythonResolution resolution, ParsePylock(pylock, request.python));
+  ENVKIT_TRY(PythonResolution resolution, ParsePylock(pylock, request.python, request.machine));
   for (LockedWheel& wheel : resolution.wheels) {
     if (!wheel.from.empty()) wheel.from = Origin(wheel.from, work.path(), request.root);
   }
@@ -391,9 +391,10 @@ std::string AnnotatePython(const PythonRequest& request, const PythonIndexes& in
   return words ? *words : "";
 }
 
-Result<PythonResolution> ParsePylock(std::string_view text, std::string_view python) {
+Result<PythonResolution> ParsePylock(std::string_view text, std::string_view python,
+                                     std::string_view machine) {
   TomlDocument document(text, "uv's pylock.toml");
-  const std::vector<std::string> tags = CompatibleTags(python, kMachine, kGlibcMinor);
+  const std::vector<std::string> tags = CompatibleTags(python, machine, kGlibcMinor);
   PythonResolution resolution;
   for (TomlTable& package : document.Root().Tables("packages")) {
     const auto name = package.RequiredString("name");
@@ -431,7 +432,7 @@ Result<PythonResolution> ParsePylock(std::string_view text, std::string_view pyt
     const auto best = BestWheel(files, tags);
     if (!best) {
       return Usage(fmt::format("{} {} has no wheel for CPython {} on {}", name->value,
-                               version->value, python, kMachine),
+                               version->value, python, machine),
                    "Ask for another version of it in [environment] packages.");
     }
     LockedWheel wheel = std::move(wheels[*best]);
@@ -474,13 +475,14 @@ Environment TrustForUv(const Environment& environment) {
   return trust;
 }
 
-std::string PrebuildHint(const std::string& python, const std::string& wanted) {
+std::string PrebuildHint(const std::string& python, const std::string& wanted,
+                         std::string_view machine) {
   return fmt::format(
-      "Make a wheel of it once, for CPython {} on x86_64, and name that in [environment] "
+      "Make a wheel of it once, for CPython {} on {}, and name that in [environment] "
       "packages:\n"
       "  pip wheel --no-deps {} -w wheels\n"
       "  packages = [\"./wheels/….whl\"]",
-      python, ShellQuote({wanted}));
+      python, machine, ShellQuote({wanted}));
 }
 
 std::optional<SourceOnly> FindSourceOnly(const std::string& words) {

@@ -16,8 +16,7 @@
 
 namespace envkit {
 
-// Images are locked for this platform: wheels that run on Debian 13's glibc 2.41 and older ones.
-inline constexpr char kMachine[] = "x86_64";
+// Images are locked for wheels that run on Debian 13's glibc 2.41 and older ones.
 inline constexpr int kGlibcMinor = 40;
 
 // The uv on PATH where it is new enough, else the pinned wheel's (images/uv.toml) out of the store.
@@ -45,6 +44,7 @@ struct PythonRequest {
   std::vector<std::filesystem::path> files;  // absolute, in the format of requirements.txt
   std::filesystem::path root;                // where relative paths in FILES begin
   std::string python;                        // "3.13"
+  std::string machine = "x86_64";            // or "aarch64"
   std::vector<LockedWheel> preferred;        // versions to keep where they still fit
   bool offline = false;                      // from what uv has seen before
 };
@@ -57,8 +57,10 @@ Result<PythonResolution> ResolvePython(const PythonRequest& request, const Pytho
 std::string AnnotatePython(const PythonRequest& request, const PythonIndexes& indexes,
                            const Store& store, Terminal& terminal);
 
-// Of uv's pylock.toml: of each package the wheel that PYTHON prefers. FROM is as uv says it.
-Result<PythonResolution> ParsePylock(std::string_view text, std::string_view python);
+// Of uv's pylock.toml: of each package the wheel that PYTHON on MACHINE prefers. FROM is as uv says
+// it.
+Result<PythonResolution> ParsePylock(std::string_view text, std::string_view python,
+                                     std::string_view machine = "x86_64");
 
 // The certificates that our own downloads trust, as uv reads such settings.
 Environment TrustForUv(const Environment& environment);
@@ -82,7 +84,8 @@ struct SourceOnly {
 std::optional<SourceOnly> FindSourceOnly(const std::string& words);
 
 // How to come by a wheel of WANTED ("six==1.17.0") where none can be had.
-std::string PrebuildHint(const std::string& python, const std::string& wanted);
+std::string PrebuildHint(const std::string& python, const std::string& wanted,
+                         std::string_view machine = "x86_64");
 
 // "2026-10-28T02:51:00Z" as seconds since 1970; 0 for anything else.
 std::int64_t ParseUtc(std::string_view text);

@@ -206,6 +206,9 @@ class Reader {
     inputs.python = Text(table, "python", kAny, "");
     inputs.base = Text(table, "base", kAny, "");
     inputs.recipes = Text(table, "recipes", IsSha256, "64 hexadecimal digits");
+    if (table.Has("architecture")) {
+      inputs.architecture = Text(table, "architecture", IsWord, "an architecture");
+    }
     if (table) {
       inputs.packages = Sorted(List(table, "packages", kAny, ""));
       inputs.system = Sorted(List(table, "system", kAny, ""));
@@ -340,6 +343,9 @@ std::string LockToToml(const Lock& given) {
   AppendList(text, "inputs.system", Quoted(Sorted(lock.inputs.system)));
   text += fmt::format("inputs.recipes = {}\n", Quote(lock.inputs.recipes));
   // Only where there are any, so that a lock without them is what it always was.
+  if (lock.inputs.architecture != LockInputs().architecture) {
+    text += fmt::format("inputs.architecture = {}\n", Quote(lock.inputs.architecture));
+  }
   std::vector<std::string> lines;
   if (!lock.inputs.requirements.empty()) {
     AppendList(text, "inputs.requirements", Quoted(Sorted(lock.inputs.requirements)));
@@ -396,7 +402,8 @@ LockInputs InputsOf(const Project& project, std::string recipes_digest) {
           Sorted(environment.system),
           std::move(recipes_digest),
           Sorted(environment.requirements),
-          project.inputs};
+          project.inputs,
+          project.architecture};
 }
 
 std::vector<std::string> LockDifferences(const Lock& lock, const LockInputs& inputs) {
@@ -405,6 +412,9 @@ std::vector<std::string> LockDifferences(const Lock& lock, const LockInputs& inp
   CompareText(lines, "cuda", lock.inputs.cuda, inputs.cuda);
   CompareText(lines, "python", lock.inputs.python, inputs.python);
   CompareText(lines, "base", lock.inputs.base, inputs.base);
+  if (lock.inputs.architecture != inputs.architecture)
+    lines.push_back(
+        fmt::format("it is for {}, not {}", lock.inputs.architecture, inputs.architecture));
   CompareList(lines, "packages", lock.inputs.packages, inputs.packages);
   CompareList(lines, "requirements", lock.inputs.requirements, inputs.requirements);
   CompareFiles(lines, lock.inputs.files, inputs.files);

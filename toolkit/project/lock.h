@@ -54,6 +54,7 @@ struct LockInputs {
   std::string recipes;  // sha256 over the recipes' own requirements (images/profiles/*)
   std::vector<std::string> requirements = {};  // sorted
   std::vector<InputFile> files = {};           // sorted by path
+  std::string architecture = "x86_64";
   bool operator==(const LockInputs&) const = default;
 };
 

@@ -1,6 +1,7 @@
 #include "project/project.h"
 
 #include <fmt/format.h>
+#include <sys/utsname.h>
 
 #include <algorithm>
 #include <cctype>
@@ -526,12 +527,29 @@ Result<Project> LoadProject(const std::filesystem::path& directory) {
     if (std::filesystem::exists(file, error)) {
       auto text = ReadFile(file);
       if (!text) return Wrap(std::move(text).error(), "reading the project");
-      return Reader(*text, file, true).Read();
+      ENVKIT_TRY(Project project, Reader(*text, file, true).Read());
+      project.architecture = HostArchitecture();
+      return project;
     }
     if (place == place.root_path()) break;
   }
   return Usage(fmt::format("there is no envkit.toml in {} or a directory above it", start.string()),
                "Change into a project, name one with envkit -C DIR …, or begin one: envkit init");
+}
+
+std::string HostArchitecture() {
+  utsname system{};
+  uname(&system);
+  return std::string_view(system.machine) == "aarch64" ? "aarch64" : "x86_64";
+}
+
+std::string DebianArchitecture(std::string_view architecture) {
+  return architecture == "aarch64" ? "arm64" : "amd64";
+}
+
+std::filesystem::path LockFile(const Project& project) {
+  const bool usual = project.architecture == Project().architecture;
+  return project.root / (usual ? "envkit.lock" : "envkit." + project.architecture + ".lock");
 }
 
 }  // namespace envkit

@@ -68,6 +68,9 @@ struct Project {
   std::string name;
   EnvironmentSettings environment;
   std::string profile = "auto";  // [image] profile: auto | train | python | dev
+  // What images are for, as uname calls it: x86_64 | aarch64. Not of envkit.toml: LoadProject takes
+  // this machine's own, and a command may ask for the other.
+  std::string architecture = "x86_64";
   RunSettings run;
   std::map<std::string, Job> jobs;
   std::map<std::string, DataArtefact> data;
@@ -87,5 +90,12 @@ Result<Project> ParseProject(std::string_view text, const std::filesystem::path&
 // Looks for envkit.toml in DIRECTORY and its parents. None: kUsage, next step `envkit init`. Also
 // reads the files that it names: see Project::inputs.
 Result<Project> LoadProject(const std::filesystem::path& directory);
+
+// This machine's own; what is neither of the two is taken for x86_64.
+std::string HostArchitecture();
+// As Debian and OCI say it: amd64 | arm64.
+std::string DebianArchitecture(std::string_view architecture);
+// Each architecture has a lock of its own: envkit.lock, envkit.aarch64.lock.
+std::filesystem::path LockFile(const Project& project);
 
 }  // namespace envkit

@@ -54,7 +54,7 @@ void ProbeOci(doctor::EngineFacts& facts) {
 std::string FirstLine(const std::string& text) { return text.substr(0, text.find('\n')); }
 
 void ReadLock(const Project& project, doctor::ProjectFacts& facts) {
-  const fs::path file = project.root / "envkit.lock";
+  const fs::path file = LockFile(project);
   const auto text = ReadFile(file);
   if (!text) {
     facts.lock = "missing";

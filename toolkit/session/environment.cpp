@@ -11,10 +11,13 @@ namespace envkit {
 namespace {
 
 Result<Lock> LoadLock(const Project& project, const Recipes& recipes) {
-  const std::filesystem::path file = project.root / "envkit.lock";
+  const std::filesystem::path file = LockFile(project);
+  const bool foreign = project.architecture != HostArchitecture();
+  const std::string command =
+      foreign ? "envkit lock --architecture " + project.architecture : "envkit lock";
   if (!std::filesystem::exists(file)) {
-    return Usage(fmt::format("{} has no envkit.lock", project.root.string()),
-                 "Make it:  envkit lock");
+    return Usage(fmt::format("{} has no {}", project.root.string(), file.filename().string()),
+                 "Make it:  " + command);
   }
   ENVKIT_TRY(const std::string text, ReadFile(file));
   ENVKIT_TRY(Lock lock, ParseLock(text, file));
@@ -24,14 +27,17 @@ Result<Lock> LoadLock(const Project& project, const Recipes& recipes) {
     changes += "\n  " + change;
   }
   if (changes.empty()) return lock;
-  return Usage("envkit.lock does not fit envkit.toml any more" + changes, "Renew it:  envkit lock");
+  return Usage(file.filename().string() + " does not fit envkit.toml any more" + changes,
+               "Renew it:  " + command);
 }
 
 }  // namespace
 
-Result<Environment> LoadEnvironment(const std::filesystem::path& directory) {
+Result<Environment> LoadEnvironment(const std::filesystem::path& directory,
+                                    const std::string& architecture) {
   Environment environment;
   ENVKIT_TRY(environment.project, LoadProject(directory));
+  if (!architecture.empty()) environment.project.architecture = architecture;
   ENVKIT_TRY(const std::filesystem::path share, ShareDirectory());
   ENVKIT_TRY(environment.recipes,
              LoadRecipes(share / "images", ProfileOptions(environment.project)));

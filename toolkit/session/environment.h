@@ -21,8 +21,9 @@ struct Environment {
 };
 
 // Looks for envkit.toml from DIRECTORY upwards. A missing, damaged or stale lock is kUsage; a stale
-// one names the changes.
-Result<Environment> LoadEnvironment(const std::filesystem::path& directory);
+// one names the changes. ARCHITECTURE "" is this machine's.
+Result<Environment> LoadEnvironment(const std::filesystem::path& directory,
+                                    const std::string& architecture = "");
 
 // "cpu" or "cuda", by the project and by what this machine has. A GPU that is there and cannot be
 // used is kMissing: nobody wants to train on the CPU by accident. WHY says what decided it.
