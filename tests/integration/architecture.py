@@ -57,6 +57,11 @@ for profile in ("train", "python", "dev"):
         debs = [deb for layer in plan["layers"] for deb in layer["debs"]]
         support.check(debs and all(deb.endswith((":arm64", ":all")) for deb in debs), debs[:3])
         support.check(plan["download"]["bytes"] > 1e8, plan["download"])
+        # What libtorch_cpu needs there alone (readelf of torch 2.15's wheel).
+        of_torch = [member for layer in plan["layers"] if layer["kind"] == "wheel"
+                    for wheel in layer["wheels"] if wheel["file"].startswith("torch-")
+                    for member in wheel["members"]]
+        support.check(profile != "train" or "torch/lib/libnvpl_*.so.*" in of_torch, of_torch)
 text = support.envkit("build", "--dry-run", "--architecture", "aarch64", project=project).stdout
 support.check(text.startswith("mnist:train-cuda for linux/arm64 · lock "), text[:200])
 support.check("to download" in text.splitlines()[-1], text)

@@ -112,7 +112,10 @@ Result<Wheels> SelectWheels(const Recipe& recipe, const Lock& lock, const std::s
   const int cuda = IsVersion(lock.cuda) ? MajorOf(lock.cuda) : 13;
   std::set<std::string> named;
   for (const WheelSelection& selection : recipe.wheels) {
-    if (selection.variant != "both" && selection.variant != variant) continue;
+    if (selection.variant != "both" && selection.variant != variant &&
+        selection.variant != lock.inputs.architecture) {
+      continue;
+    }
     const std::string name = NameForCuda(selection.name, cuda);
     const auto wheel = std::find_if(lock.wheels.begin(), lock.wheels.end(),
                                     [&](const LockedWheel& locked) { return locked.name == name; });

@@ -62,7 +62,7 @@ Result<RecipeFile> ReadRecipe(const fs::path& file, const std::set<std::string>&
   recipe.files = Texts(root.Table("files"));
   recipe.env = Texts(root.Table("env"));
   TomlTable wheels = root.Table("wheels");
-  for (const char* key : {"both", "cpu", "cuda", "cuda-if-locked"}) {
+  for (const char* key : {"both", "aarch64", "cpu", "cuda", "cuda-if-locked"}) {
     TomlTable table = wheels.Table(key);
     if (!table) continue;
     const bool if_locked = std::string_view(key) == "cuda-if-locked";

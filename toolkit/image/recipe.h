@@ -15,7 +15,7 @@ namespace envkit {
 
 struct WheelSelection {
   std::string name;     // normalised distribution name, as CUDA 13 has it
-  std::string variant;  // cpu | cuda | both
+  std::string variant;  // cpu | cuda | both | aarch64 (both, on such machines)
   // Paths in the wheel, fnmatch patterns; empty: all of it. "!PATTERN" leaves files out.
   std::vector<std::string> members;
   bool if_locked = false;  // not every version of torch asks for it
