@@ -100,6 +100,46 @@ TEST_CASE("a key changes with what shapes its layer and with nothing else") {
   CHECK(changed() == "torch runtime ");
 }
 
+TEST_CASE("what an architecture alone needs, and the names of its packages") {
+  World world;
+  world.recipes["train"].wheels.push_back({"torch", "aarch64", {"torch/lib/libarm*.so"}});
+  CHECK(world.Plan("cpu").architecture == "amd64");
+  CHECK(world.Plan("cpu").layers[1].members[0] ==
+        std::vector<std::string>{"torch/lib/libtorch_cpu.so"});
+  world.project.architecture = world.lock.inputs.architecture = "aarch64";
+  CHECK(world.Plan("cpu").architecture == "arm64");
+  CHECK(world.Plan("cpu").layers[1].members[0] ==
+        std::vector<std::string>{"torch/lib/libarm*.so", "torch/lib/libtorch_cpu.so"});
+}
+
+TEST_CASE("the wheels' CUDA compiler is where build systems look for one") {
+  World world;
+  world.recipes["dev"] = world.recipes["train"];
+  world.recipes["dev"].profile = "dev";
+  for (LockedDeb& deb : world.lock.debs) deb.roots.push_back("dev");
+  world.project.environment.cuda_compiler = true;
+  world.lock.cuda = "13.2";
+  const auto plan = [&](const std::string& profile, const std::string& variant) {
+    auto made = PlanImage(world.project, world.lock, world.recipes, profile, variant);
+    REQUIRE_MESSAGE(made.has_value(), (made ? "" : made.error().Text()));
+    return *made;
+  };
+  const ImagePlan dev = plan("dev", "cuda");
+  const auto& files = FindKind(dev, "recipe")->files;
+  const std::string home = "usr/local/lib/python3.13/dist-packages/nvidia/cu13";
+  CHECK(files.at("usr/local/cuda@") == "/" + home);
+  CHECK(files.at(home + "/lib/libcudart.so@") == "libcudart.so.13");
+  CHECK(dev.env.at("CUDA_HOME") == "/usr/local/cuda");
+  for (const auto& [profile, variant] : {std::pair{"train", "cuda"}, std::pair{"dev", "cpu"}}) {
+    CHECK_FALSE(plan(profile, variant).env.contains("CUDA_HOME"));
+  }
+  world.lock.cuda = "12.8";  // its wheels have a directory each
+  for (LockedWheel& wheel : world.lock.wheels) {
+    if (wheel.name.starts_with("nvidia-")) wheel.name += "-cu12";
+  }
+  CHECK_FALSE(plan("dev", "cuda").env.contains("CUDA_HOME"));
+}
+
 TEST_CASE("the builder has what the image's layers lack") {
   World world;
   const BuilderPlan builder = PlanBuilder(world.Plan());

@@ -117,6 +117,17 @@ TEST_CASE("the image for GPUs on a machine that has none runs on the CPU") {
   CHECK(WorldSize(*plan) == 2);
 }
 
+TEST_CASE("the image's own variables are there, unless the project says otherwise") {
+  World world("[run.env]\nOURS = \"project\"\n");
+  world.setting.image.env = {
+      {"CUDA_HOME", "/usr/local/cuda"}, {"OURS", "image"}, {"HOME", "/root"}};
+  const auto plan = world.Plan(Train());
+  REQUIRE(plan);
+  CHECK(plan->env.at("CUDA_HOME") == "/usr/local/cuda");
+  CHECK(plan->env.at("OURS") == "project");
+  CHECK(plan->env.at("HOME") == "/home/envkit");
+}
+
 TEST_CASE("flags win over envkit.toml, which wins over defaults") {
   World world(
       "processes = 3\n[run]\nshm = \"2g\"\n[run.env]\nA = \"run\"\nB = \"run\"\n"

@@ -22,6 +22,7 @@ struct RootImage {
   std::string name;                                // "mnist:train-cpu", the tag that docker shows
   std::string config_digest;                       // 64 hex digits
   std::vector<std::filesystem::path> layer_trees;  // lowest first; the oci engine mounts them
+  std::map<std::string, std::string> env = {};     // of the image's own configuration
 };
 
 struct Reason {         // for --explain and --dry-run: every value that was not simply given

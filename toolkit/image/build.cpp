@@ -3,6 +3,7 @@
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -77,6 +78,10 @@ Result<Layer> MakeRecipeLayer(const LayerPlan& plan, const Store& store, const f
     if (name.ends_with('/')) {  // for every user, as /tmp is
       ENVKIT_CHECK(MakeDirectories(file.parent_path()));
       if (chmod(file.c_str(), 01777) != 0) return FileFailure("making", file, errno);
+    } else if (name.ends_with('@')) {
+      const fs::path link = directory / "fs" / name.substr(0, name.size() - 1);
+      ENVKIT_CHECK(MakeDirectories(link.parent_path()));
+      if (symlink(content.c_str(), link.c_str()) != 0) return FileFailure("making", link, errno);
     } else {
       ENVKIT_CHECK(WriteFileAtomic(file, content, content.starts_with("#!") ? 0755 : 0644));
     }

@@ -30,8 +30,9 @@ struct LayerPlan {
   std::vector<std::vector<std::string>> members;  // per wheel; empty: all of it
   std::vector<LockedDeb> debs;                    // kind os; runtime, no-cuda: the builder's
   std::vector<LockedWheel> left_out = {};         // kind no-cuda: of these there is the metadata
-  std::map<std::string, std::string> files;       // kind recipe: path → content
-  std::vector<std::string> sources;               // kind bytecode, no-cuda: layers' keys
+  // Kind recipe: path → content. "PATH/" is a directory, "PATH@" a symlink to the content.
+  std::map<std::string, std::string> files;
+  std::vector<std::string> sources;  // kind bytecode, no-cuda: layers' keys
   std::string base = {};  // kind os without debs: the OCI image that it is, as envkit.toml has it
 };
 

@@ -158,6 +158,17 @@ Result<std::string> ImageStage(const ImagePlan& plan) {
   for (const auto& [name, content] : FindKind(plan, "recipe")->files) {
     // Docker has these to itself while it builds, and makes them for every container.
     if (name == "etc/hosts" || name == "etc/hostname" || name == "etc/resolv.conf") continue;
+    if (name.ends_with('/')) {
+      const std::string path = Quoted("/" + name.substr(0, name.size() - 1));
+      text += fmt::format("RUN mkdir -p {0} && chmod 1777 {0}\n", path);
+      continue;
+    }
+    if (name.ends_with('@')) {
+      const std::filesystem::path link = "/" + name.substr(0, name.size() - 1);
+      text += fmt::format("RUN mkdir -p {} && ln -s {} {}\n", Quoted(link.parent_path().string()),
+                          Quoted(content), Quoted(link.string()));
+      continue;
+    }
     std::vector<std::string> lines;
     for (std::size_t at = 0; at < content.size();) {
       const std::size_t end = std::min(content.find('\n', at), content.size());

@@ -267,6 +267,23 @@ Result<std::map<std::string, std::string>> RecipeFiles(const Recipe& recipe) {
   return files;
 }
 
+// The wheels' toolkit where build systems look for one. Since CUDA 13 all of it lies in one
+// directory; its libraries lack the names that a linker looks for.
+void AddCudaHome(const std::string& site, const std::string& cuda,
+                 std::map<std::string, std::string>& files) {
+  if (!IsVersion(cuda) || MajorOf(cuda) < 13) return;
+  const std::string major = std::to_string(MajorOf(cuda));
+  const std::string home = site + "/nvidia/cu" + major;
+  files["usr/local/cuda@"] = "/" + home;
+  // A symlink would make nvcc look for its headers beside the link.
+  files["usr/local/bin/nvcc"] = "#!/bin/sh\nexec /usr/local/cuda/bin/nvcc \"$@\"\n";
+  files[home + "/lib64@"] = "lib";
+  for (const char* library :
+       {"libcublas", "libcublasLt", "libcudart", "libnvJitLink", "libnvrtc"}) {
+    files[fmt::format("{}/lib/{}.so@", home, library)] = fmt::format("{}.so.{}", library, major);
+  }
+}
+
 // Python itself, whose version of the bytecode they have.
 std::vector<LockedDeb> InterpreterDebs(const std::vector<LockedDeb>& debs) {
   std::vector<LockedDeb> interpreter;
@@ -443,6 +460,9 @@ Result<ImagePlan> PlanImage(const Project& project, const Lock& lock, const Reci
   rootfs.what = rootfs.kind = "recipe";
   rootfs.mtime = lock.source_date_epoch;
   ENVKIT_TRY(rootfs.files, RecipeFiles(*recipe));
+  if (project.environment.cuda_compiler && variant == "cuda" && recipe->profile == "dev") {
+    AddCudaHome(site, lock.cuda, rootfs.files);
+  }
   rootfs.key = KeyOf(rootfs, DigestOf(rootfs.files));
   plan.layers.push_back(std::move(rootfs));
 
@@ -460,6 +480,9 @@ Result<ImagePlan> PlanImage(const Project& project, const Lock& lock, const Reci
   plan.env = recipe->env;
   // Accelerate takes several ranks without GPUs for single ones otherwise.
   if (variant == "cpu" && recipe->closure) plan.env.insert({"ACCELERATE_USE_CPU", "true"});
+  if (FindKind(plan, "recipe")->files.contains("usr/local/cuda@")) {
+    plan.env.insert({"CUDA_HOME", "/usr/local/cuda"});
+  }
   // What the NVIDIA container toolkit mounts of the driver.
   if (variant == "cuda") plan.env.insert({"NVIDIA_DRIVER_CAPABILITIES", "compute,utility"});
 

@@ -136,10 +136,10 @@ Result<std::uint64_t> ChooseShm(const std::string& wanted, const std::string& or
 
 void SetEnvironment(const Project& project, const Job* job, const RunSetting& setting,
                     RunPlan& plan) {
-  plan.env = {
-      {"PATH", "/opt/envkit/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
-      {"LANG", "C.UTF-8"},
-      {"HOME", kHome}};
+  plan.env = setting.image.env;
+  plan.env["PATH"] = "/opt/envkit/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+  plan.env["LANG"] = "C.UTF-8";
+  plan.env["HOME"] = kHome;
   // Without a name getpass.getuser fails, which torch.compile calls.
   plan.env["USER"] = plan.env["LOGNAME"] = setting.user.empty() ? "envkit" : setting.user;
   // Accelerate takes several ranks without GPUs for single ones otherwise.

@@ -15,6 +15,7 @@
 #include "session/environment.h"
 #include "session/explain_failure.h"
 #include "session/record.h"
+#include "session/run_probe.h"
 #include "session/show_plan.h"
 
 namespace envkit {
@@ -30,18 +31,6 @@ double SecondsSince(steady_clock::time_point start) {
 
 double UnixTime(system_clock::time_point time) {
   return std::chrono::duration<double>(time.time_since_epoch()).count();
-}
-
-RootImage RootOf(const Image& image) {
-  RootImage root{ImageTag(image), image.config_digest, {}};
-  for (const Layer& layer : image.layers) root.layer_trees.push_back(layer.tree);
-  return root;
-}
-
-std::vector<std::string> DiffIds(const Image& image) {
-  std::vector<std::string> diff_ids;
-  for (const Layer& layer : image.layers) diff_ids.push_back(layer.diff_id);
-  return diff_ids;
 }
 
 RunSetting SettingOf(const Terminal& terminal) {
@@ -164,7 +153,7 @@ Result<Prepared> Prepare(const fs::path& directory, const RunRequest& request,
                                           setting.variant, env.store, RunInBuildSandbox, terminal));
   }
   if (prepared.image) {
-    setting.image = RootOf(*prepared.image);
+    setting.image = RootImageOf(*prepared.image);
     if (!show_only) {
       RecordUse(env.project.root, *prepared.image, env.store);
       ENVKIT_TRY(prepared.lease, HoldImage(env.store, prepared.image->config_digest));
@@ -230,7 +219,7 @@ Result<int> RunJob(const fs::path& directory, const RunRequest& request, bool js
   ENVKIT_CHECK(PlanRun(project, request, setting, facts));
   if (setting.engine == "docker") {
     ENVKIT_CHECK(LoadIntoDocker(
-        setting.image, DiffIds(image),
+        setting.image, DiffIdsOf(image),
         [&image](int fd, std::size_t known) { return WriteDockerArchive(image, fd, known); },
         terminal));
   }

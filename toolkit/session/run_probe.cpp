@@ -67,6 +67,15 @@ class Captured {
 RootImage RootImageOf(const Image& image) {
   RootImage root{ImageTag(image), image.config_digest, {}};
   for (const Layer& layer : image.layers) root.layer_trees.push_back(layer.tree);
+  const auto config = nlohmann::json::parse(image.config_json, nullptr, false);
+  const auto at = "/config/Env"_json_pointer;
+  if (!config.is_object() || !config.contains(at) || !config[at].is_array()) return root;
+  for (const nlohmann::json& variable : config[at]) {
+    if (!variable.is_string()) continue;
+    const std::string text = variable;
+    const std::size_t equals = text.find('=');
+    if (equals != std::string::npos) root.env[text.substr(0, equals)] = text.substr(equals + 1);
+  }
   return root;
 }
 
