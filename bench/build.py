@@ -210,6 +210,8 @@ try:
         images = call([client, "images", "-q"]).stdout.split()
         images = set(images) - {call([client, "images", "-q", "base"]).stdout.strip()}
         call([client, "image", "rm", "-f", *images], check=False)
+        # --no-cache keeps what it made in the cache all the same; the mount has to stay.
+        call([client, "builder", "prune", "-f", "--filter", "type=regular"], check=False)
 finally:
     daemon.terminate()
     try:
