@@ -150,14 +150,17 @@ Result<void> AddWheel(const LayerPlan& plan, std::size_t index, const ZipReader&
   }
   if (dist_info.empty()) return LyingRecord(wheel, "it has no RECORD");
 
-  std::set<std::string> unused(patterns.begin(), patterns.end());
+  // What is to be left out, other versions may not have.
+  std::set<std::string> unused;
+  for (const std::string& pattern : patterns) {
+    if (!pattern.starts_with('!')) unused.insert(pattern);
+  }
   std::vector<WheelContent::File> chosen;
   std::vector<ConsoleScript> commands;
   bool installed = false;
   for (const ZipReader::Entry& entry : zip.entries()) {
     for (const std::string& pattern : patterns) {
-      const char* glob = pattern.c_str() + (pattern.starts_with('!') ? 1 : 0);
-      if (fnmatch(glob, entry.name.c_str(), 0) == 0) unused.erase(pattern);
+      if (fnmatch(pattern.c_str(), entry.name.c_str(), 0) == 0) unused.erase(pattern);
     }
     if (!patterns.empty() && !MatchesAny(patterns, entry.name)) continue;
     if (MatchesAny(except, entry.name)) continue;
@@ -190,9 +193,7 @@ Result<void> AddWheel(const LayerPlan& plan, std::size_t index, const ZipReader&
     chosen.push_back(std::move(file));
   }
   if (!unused.empty()) {
-    const std::string& pattern = *unused.begin();
-    return Usage(fmt::format("{} has no file {}", wheel.file,
-                             pattern.substr(pattern.starts_with('!') ? 1 : 0)),
+    return Usage(fmt::format("{} has no file {}", wheel.file, *unused.begin()),
                  "The recipe in images/profiles does not fit this version of the wheel.");
   }
   if (installed) Install(plan.site, index, dist_info, commands, chosen);
