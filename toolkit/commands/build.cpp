@@ -7,7 +7,6 @@
 #include "commands/command.h"
 #include "host/facts.h"
 #include "image/image.h"
-#include "session/driver.h"
 #include "session/environment.h"
 
 namespace envkit {
@@ -40,9 +39,7 @@ Result<int> Build(const Options& options, Context& context) {
   ENVKIT_TRY(const Environment env, LoadEnvironment(context.directory));
   std::string variant = options.variant, why;
   if (variant.empty()) {
-    const HostFacts facts = ProbeHost();
-    ENVKIT_TRY(variant, ChooseVariant(env.project, facts, why));
-    if (variant == "cuda") ENVKIT_CHECK(CheckDriver(env.lock, facts));
+    ENVKIT_TRY(variant, ChooseVariant(env.project, env.lock, ProbeHost(), why));
   }
   if (options.run_in_builder) return RunInBuilder(env, variant, context);
   const std::string profile = MainProfile(env.project, options.profile);
