@@ -2,7 +2,8 @@
 # images and mounted into others. It takes no library of the tool, so that the runtime build inside
 # an image's builder root can include this file as it is.
 get_filename_component(_toolkit ${CMAKE_CURRENT_LIST_DIR}/.. ABSOLUTE)
-file(GLOB _sources CONFIGURE_DEPENDS ${_toolkit}/host/*.cpp ${_toolkit}/launch/*.cpp)
+file(GLOB _sources CONFIGURE_DEPENDS ${_toolkit}/host/*.cpp ${_toolkit}/launch/*.cpp
+     ${_toolkit}/symptoms/*.cpp)
 add_executable(envkit-launch ${_toolkit}/base/result.cpp ${_toolkit}/base/text.cpp
                ${_sources})
 target_include_directories(envkit-launch PRIVATE ${_toolkit})

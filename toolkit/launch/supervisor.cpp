@@ -831,6 +831,9 @@ FailureReport Supervisor::DescribeFailure(const Rank& root) {
   }
   report.last = LastLines(root.channels[kErr].tail, 6);
   if (report.last.empty()) report.last = LastLines(root.channels[kOut].tail, 3);
+  // What the OOM killer did is known already, and better.
+  if (!report.out_of_memory) report.symptom = Explain(root.channels[kErr].tail);
+  if (!report.out_of_memory && !report.symptom) report.symptom = Explain(root.channels[kOut].tail);
   for (const Rank& rank : ranks_) {
     if (&rank == &root || !rank.stopped_by_us) continue;
     (rank.killed ? report.killed : report.stopped).push_back(rank.end.rank);
@@ -860,7 +863,7 @@ void Supervisor::AttemptOver() {
     report.failed = true;
     report.exit_code = failure.exit_code;
     report.text = FailureText(failure);
-    report.cause = CauseJson(end, failure.headline, failure.cause);
+    report.cause = CauseJson(end, failure);
     report.failed_at_ns = FailedAt(*root).value_or(root->ended_at.time_since_epoch()).count();
     if (nodes_.may_restart() && stop_signal_ == 0 && left_.empty()) Message(report.text);
   } else if (stop_reason_.empty()) {

@@ -68,13 +68,13 @@ Result<void> Choose(const Matrix& matrix, const Machine& machine, const InitRequ
   if (plan.cuda == "auto" || cpu) {
     build = NewestServed(matrix, cpu ? Machine{} : machine, "", kInitPython);
     if (build == nullptr) {
-      const Verdict verdict = Judge(matrix, {"", "", kInitPython, machine});
+      const Judgement verdict = Judge(matrix, {"", "", kInitPython, machine});
       return Usage(fmt::format("no PyTorch of the default index runs here: {}", verdict.what),
                    verdict.next + "\nFor the CPU alone: envkit init --cuda cpu");
     }
     plan.why = cpu ? "the newest; its CPU part alone is used" : Reason(matrix, machine, *build);
   } else {
-    const Verdict verdict = Judge(matrix, {"", plan.cuda, kInitPython, {}});
+    const Judgement verdict = Judge(matrix, {"", plan.cuda, kInitPython, {}});
     build = verdict.build;
     if (build == nullptr) return Usage(verdict.what, verdict.next);
     plan.why = fmt::format("the newest that is built for CUDA {}", build->cuda);

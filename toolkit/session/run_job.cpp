@@ -72,6 +72,7 @@ void ReportEnd(const RunPlan& plan, const fs::path& record, int code, const Wall
   } else if (code != 0) {
     terminal.Step("failed",
                   fmt::format("exit code {} · {} ({})", code, HumanSeconds(total), times));
+    // The image's launcher has said it, unless it is an older one.
     if (const auto symptom = ExplainFailure(record, outcome)) {
       terminal.Note(fmt::format("{:<11} {}", "means", symptom->meaning));
       terminal.Note(fmt::format("{:<11} {}", "do", symptom->next));
@@ -135,7 +136,7 @@ Result<Prepared> Prepare(const fs::path& directory, const RunRequest& request,
     setting.variant_why = "--gpus none";
   }
   if (setting.variant.empty()) {
-    ENVKIT_TRY(setting.variant, ChooseVariant(env.project, facts, setting.variant_why));
+    ENVKIT_TRY(setting.variant, ChooseVariant(env.project, env.lock, facts, setting.variant_why));
   }
   // Before a build of minutes; an image for GPUs may also run without any.
   const bool uses_gpus = setting.variant == "cuda" && request.gpus != "none" &&
