@@ -539,6 +539,18 @@ TEST_CASE("a job that hangs is ended, and its ranks get SIGABRT to show their st
                     "rank's stderr.log (Python) and stack.txt in ") != std::string::npos);
   CHECK(report.ends_with("exit code 1\n"));
 
+  // Who is stopped, or computes while the others wait, is named.
+  Job stopped;
+  CHECK(stopped.Run({"--processes", "3", "--hang-timeout", "0.5"},
+                    {"print=up", "1:stop", "sleep=1000"}) == 1);
+  CHECK(
+      stopped.Report().find("\n  cause   rank 1 (pid P) has been stopped (SIGSTOP or a debugger)\n"
+                            "  stacks  each rank's ") != std::string::npos);
+  Job spins;
+  CHECK(spins.Run({"--processes", "3", "--hang-timeout", "1"},
+                  {"print=up", "2:spin", "sleep=1000"}) == 1);
+  CHECK(spins.Report().find("cause   rank 2 (pid P) has been computing") != std::string::npos);
+
   Job busy;  // one that speaks is left alone
   CHECK(busy.Run({"--processes", "2", "--hang-timeout", "2"},
                  {"0:print=a", "0:sleep=1.2", "0:print=b", "0:sleep=1.2", "1:sleep=2.4"}) == 0);

@@ -23,7 +23,8 @@ constexpr auto kFirstWord = 3s;  // until something is said about who is missing
 constexpr auto kNextWord = 30s;
 constexpr auto kRetry = 250ms;
 constexpr auto kConnectTime = 5s;
-constexpr auto kLastCall = 1s;  // for the others to hear the end
+constexpr auto kStatesTime = 12s;  // longer than debuggers may take
+constexpr auto kLastCall = 1s;     // for the others to hear the end
 constexpr double kSkewWorthSaying = 2;
 
 long long WallNanoseconds() {
@@ -84,7 +85,14 @@ void Nodes::Say(std::string text) {
 void Nodes::Begin(Clock::time_point now) {
   began_ = now;
   next_word_ = now + kFirstWord;
-  next_beat_ = now + nodes_.lost_after / 5;
+  spoke_ = now;
+  beat_ = nodes_.lost_after / 5;
+  // Signs of the ranks' life go with the beats.
+  if (plan_.hang_timeout.count() > 0) {
+    beat_ =
+        std::min<Clock::duration>(beat_, std::max<Clock::duration>(plan_.hang_timeout / 5, 50ms));
+  }
+  next_beat_ = now + beat_;
   place_.master_addr = plan_.master_addr;
   place_.master_port = master_port_;
   if (nodes_.nodes == 1) {
@@ -335,6 +343,8 @@ void Nodes::StartAll() {
   for (auto& [fd, peer] : peers_) {
     peer.over = false;
     peer.report = {};
+    peer.states.clear();
+    peer.spoke = Clock::now();
     if (!peer.greeted) continue;
     if (peer.node_rank < 0) {
       unnumbered.push_back(&peer);
@@ -367,7 +377,7 @@ void Nodes::StartAll() {
   events_.push_back(std::move(event));
 }
 
-void Nodes::Heed(Peer& peer, const std::string& line, Clock::time_point) {
+void Nodes::Heed(Peer& peer, const std::string& line, Clock::time_point now) {
   const json message = json::parse(line, nullptr, false);
   if (!message.is_object()) return;
   const std::string what = Field<std::string>(message, "what", "");
@@ -382,8 +392,15 @@ void Nodes::Heed(Peer& peer, const std::string& line, Clock::time_point) {
       }
     }
     events_.push_back(std::move(event));
+  } else if (what == "hang") {
+    event.kind = NodeEvent::Kind::kHang;
+    events_.push_back(std::move(event));
   } else if (leading()) {
-    if (what == "failed") {
+    if (what == "beat") {
+      peer.spoke = now - std::chrono::milliseconds(Field(message, "quiet", 0LL));
+    } else if (what == "states") {
+      peer.states = Field<std::string>(message, "states", "[]");
+    } else if (what == "failed") {
       StopOthers(peer.node_rank, fmt::format("a rank of {} has failed", Name(peer)));
     } else if (what == "over") {
       peer.over = true;
@@ -496,6 +513,40 @@ void Nodes::Failed() {
     stopping_ = true;
     Send(peers_.begin()->second, Line({{"what", "failed"}}));
   }
+}
+
+Nodes::Clock::time_point Nodes::LastSpoke() const {
+  Clock::time_point last = spoke_;
+  for (const auto& [fd, peer] : peers_) {
+    if (leading() && peer.greeted) last = std::max(last, peer.spoke);
+  }
+  return last;
+}
+
+void Nodes::Hangs() {
+  for (auto& [fd, peer] : peers_) {
+    if (peer.greeted) Send(peer, Line({{"what", "hang"}}));
+  }
+}
+
+void Nodes::TellStates(const std::string& states, Clock::time_point now) {
+  states_due_ = now + kStatesTime;
+  if (leading() || peers_.empty()) return;
+  Send(peers_.begin()->second, Line({{"what", "states"}, {"states", states}}));
+}
+
+bool Nodes::AllStatesToldBy(Clock::time_point now) const {
+  return now >= states_due_ || std::all_of(peers_.begin(), peers_.end(), [](const auto& each) {
+           return !each.second.greeted || !each.second.states.empty();
+         });
+}
+
+std::vector<std::string> Nodes::TakeStates() const {
+  std::vector<std::string> states;
+  for (const auto& [fd, peer] : peers_) {
+    if (!peer.states.empty()) states.push_back(peer.states);
+  }
+  return states;
 }
 
 void Nodes::Signalled(int signal) {
@@ -647,11 +698,12 @@ void Nodes::Tick(Clock::time_point now) {
     }
   }
   if (now < next_beat_) return;
-  next_beat_ = now + nodes_.lost_after / 5;
+  next_beat_ = now + beat_;
+  const auto quiet = std::chrono::duration_cast<std::chrono::milliseconds>(now - spoke_).count();
   std::vector<int> silent;
   for (auto& [fd, peer] : peers_) {
     if (peer.connecting || (leading() && !peer.greeted)) continue;
-    Send(peer, Line({{"what", "beat"}}));
+    Send(peer, Line({{"what", "beat"}, {"quiet", quiet}}));
     if (now - peer.heard > nodes_.lost_after) silent.push_back(fd);
   }
   for (const int fd : silent) {

@@ -12,6 +12,7 @@
 #include <system_error>
 
 #include "launch/gpus.h"
+#include "launch/hang_watch.h"
 #include "launch/process.h"
 
 namespace envkit {
@@ -73,7 +74,6 @@ Result<Workers> CountWorkers(const Settings& settings, Personality personality,
     }
   }
   const int gpus = static_cast<int>(workers.gpus.size());
-  plan.on_gpus = gpus > 0;
   const Setting* asked = settings.Find("nproc_per_node");
   if (asked == nullptr) asked = settings.Find("num_processes");
   std::string kind = asked == nullptr ? "auto" : asked->value;
@@ -358,6 +358,28 @@ Result<void> PlanNodes(const Settings& settings, LaunchPlan& plan) {
   return {};
 }
 
+void PlanLease(const Settings& settings, const Environment& env, const std::string& program,
+               LaunchPlan& plan) {
+  // A rank that launches something itself has its GPUs already.
+  if (plan.gpus.empty() || env.contains("ENVKIT_LEASED")) return;
+  const auto named = env.find("ENVKIT_LOCK_DIR");
+  plan.lease.directory = LeaseDirectory(named == env.end() ? nullptr : named->second.c_str());
+  plan.lease.share = settings.On("share");
+  for (const VisibleGpu& gpu : plan.gpus) {
+    // Several MIG devices of one GPU are several; a number means another GPU in each container.
+    const bool part = gpu.name.starts_with("MIG-");
+    plan.lease.gpus.emplace_back(part                ? gpu.name
+                                 : !gpu.pci.empty()  ? gpu.pci
+                                 : !gpu.uuid.empty() ? gpu.uuid
+                                                     : gpu.name,
+                                 gpu.name);
+  }
+  // Not its arguments: the file outlives the job, and everybody may read it.
+  plan.lease.holder = plan.argv.front();
+  if (program != plan.argv.front()) plan.lease.holder += " " + program;
+  plan.env.emplace_back("ENVKIT_LEASED", "1");
+}
+
 Result<void> PlanRanks(const Settings& settings, const HostFacts& facts, const Workers& workers,
                        const Environment& env, LaunchPlan& plan) {
   const std::string mode = settings.Get("numa_binding");
@@ -376,6 +398,8 @@ Result<void> PlanRanks(const Settings& settings, const HostFacts& facts, const W
     }
     plan.ranks.push_back(std::move(rank));
   }
+  plan.gpus = workers.gpus;
+  plan.gpus.resize(std::min(plan.gpus.size(), plan.ranks.size()));
   if (!plan.ranks.front().cpus.empty()) {
     plan.explained.push_back({"CPU binding", mode.empty() ? "node" : mode,
                               mode.empty() ? "default: several NUMA nodes" : "--numa-binding"});
@@ -449,6 +473,7 @@ Result<LaunchPlan> PlanLaunch(const LaunchOptions& options, const HostFacts& fac
   ENVKIT_TRY(const Workers workers,
              CountWorkers(settings, options.personality, facts, env, plan.nodes.nodes, plan));
   ENVKIT_CHECK(PlanRanks(settings, facts, workers, env, plan));
+  PlanLease(settings, env, options.program.front(), plan);
   ENVKIT_CHECK(PlanConsole(settings, plan));
   CheckMachine(facts, plan);
   const bool alone = workers.processes == 1 && plan.nodes.nodes == 1;
@@ -458,6 +483,8 @@ Result<LaunchPlan> PlanLaunch(const LaunchOptions& options, const HostFacts& fac
   plan.env.insert(plan.env.end(), accelerate.begin(), accelerate.end());
   ENVKIT_TRY(const double hang, settings.Seconds("hang_timeout", 0));
   plan.hang_timeout = std::chrono::milliseconds(static_cast<long long>(hang * 1000));
+  plan.own_records = hang > 0 && !env.contains("TORCH_FR_DUMP_TEMP_FILE") &&
+                     !env.contains("TORCH_NCCL_DEBUG_INFO_TEMP_FILE");
   if (hang > 0 && !env.contains("PYTHONFAULTHANDLER")) {
     plan.env.emplace_back("PYTHONFAULTHANDLER", "1");  // SIGABRT makes Python print its stacks
   }
@@ -537,6 +564,13 @@ Variables RankVariables(const LaunchPlan& plan, const Placement& place, std::siz
       {"TORCHELASTIC_USE_AGENT_STORE", "False"},
       {"TORCHELASTIC_ERROR_FILE", (RankLogs(plan, place, index) / "error.json").string()}};
   if (plan.own_error_handling) variables.emplace_back("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1");
+  if (plan.own_records) {
+    // The names that torch 2.15 has, and those before.
+    const std::string records = FlightRecords(plan, place).string();
+    variables.emplace_back("TORCH_FR_DUMP_TEMP_FILE", records);
+    variables.emplace_back("TORCH_NCCL_DEBUG_INFO_TEMP_FILE", records);
+    variables.emplace_back("TORCH_NCCL_DEBUG_INFO_PIPE_FILE", records);
+  }
   for (const Variables* more : {&plan.env, &own.env}) {
     variables.insert(variables.end(), more->begin(), more->end());
   }

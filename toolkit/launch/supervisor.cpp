@@ -16,12 +16,14 @@
 #include <fstream>
 #include <map>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <system_error>
 #include <vector>
 
 #include "launch/fold.h"
+#include "launch/hang_watch.h"
 #include "launch/nodes.h"
 #include "launch/output.h"
 #include "launch/process.h"
@@ -40,7 +42,6 @@ constexpr std::size_t kTail = 4096;         // bytes of a stream that are kept f
 constexpr auto kOrphanGrace = 2s;           // for what outlives its rank
 constexpr auto kGiveUp = 10s;               // after SIGKILL
 constexpr auto kRepeatedInterrupt = 200ms;  // `timeout` and shells send a signal twice at once
-constexpr auto kStackTime = 10s;            // for debuggers to look at ranks that hang
 constexpr auto kSameSignal = 5s;            // one notice that reaches several nodes
 constexpr std::size_t kEndingQueue = 16 << 20;
 
@@ -86,7 +87,8 @@ class Supervisor {
         link_(std::move(link)),
         console_(STDOUT_FILENO, STDERR_FILENO),
         folders_{Folder(Colours(kOut)), Folder(Colours(kErr))},
-        nodes_(plan, std::move(setup.listener), setup.local, port_.port) {}
+        nodes_(plan, std::move(setup.listener), setup.local, port_.port),
+        hang_(plan, link_.rank_mask) {}
 
   int Run();
 
@@ -99,7 +101,7 @@ class Supervisor {
   }
   void Unwatch(int fd) { epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr); }
 
-  bool Colours(Stream stream) {
+  bool Colours(RankStream stream) {
     return console_.sink(stream).terminal() && std::getenv("NO_COLOR") == nullptr;
   }
   void HeedNodes();
@@ -108,18 +110,21 @@ class Supervisor {
   bool StartRank(std::size_t index, const std::map<std::string, std::string>& env, int null_fd,
                  std::string& error);
   std::string Prefix(std::size_t index) const;
-  void Show(std::size_t index, Stream stream, std::string_view lines);
+  void Show(std::size_t index, RankStream stream, std::string_view lines);
   void LetOutFolded(Clock::time_point now);
   void OnDeath(Rank& rank);
-  void OnOutput(std::size_t index, Stream stream);
+  void OnOutput(std::size_t index, RankStream stream);
   void OnSignals();
   void OnSignal(int signal, bool from_node = false);
   void PassOn(int signal);
   void ReapOrphans();
   void Fail(const Rank& rank, std::string headline = "");
   void StopRanks(Clock::duration grace);
+  std::vector<WatchedRank> Watched() const;
   void WatchForHang(Clock::time_point now);
-  void CollectStacks();
+  void LookForHang();
+  void AbortRanks();
+  std::string HangText();
   void KillEverything();
   void Advance();
   void Throttle();
@@ -167,10 +172,11 @@ class Supervisor {
   std::optional<Clock::time_point> preempted_until_;
   Clock::time_point kill_time_;
   Clock::time_point failed_time_;
-  Clock::time_point last_output_;
-  std::optional<Clock::time_point> stacks_until_;  // the job hangs, and debuggers look at its ranks
-  std::optional<std::size_t> first_failed_;        // an index
-  std::string headline_;                           // where it is not simply how the rank ended
+  HangWatch hang_;
+  std::vector<RankState> states_;  // of all nodes' ranks, when the job hangs
+  bool states_told_ = false;
+  std::optional<std::size_t> first_failed_;  // an index
+  std::string headline_;                     // where it is not simply how the rank ended
   int stop_signal_ = 0;
   Clock::time_point stop_time_;
   bool parent_gone_ = false;
@@ -214,7 +220,7 @@ bool Supervisor::StartRank(std::size_t index, const std::map<std::string, std::s
   fs::create_directories(directory, made);
   fs::remove(directory / "error.json", made);
   Fd write_ends[2];
-  for (const Stream stream : {kOut, kErr}) {
+  for (const RankStream stream : {kOut, kErr}) {
     Channel& channel = rank.channels[stream];
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) != 0) {
@@ -259,7 +265,7 @@ bool Supervisor::StartRank(std::size_t index, const std::map<std::string, std::s
   rank.running = true;
   rank.pidfd = OpenPidfd(spawned.pid);
   if (rank.pidfd) Watch(rank.pidfd.get(), EPOLLIN, Tag(Source::kDeath, index));
-  for (const Stream stream : {kOut, kErr}) {
+  for (const RankStream stream : {kOut, kErr}) {
     Watch(rank.channels[stream].pipe.get(), EPOLLIN, Tag(Source::kOutput, index * 2 + stream));
     rank.channels[stream].polled = true;
   }
@@ -285,8 +291,9 @@ void Supervisor::StartAttempt(const Placement& place) {
   phase_ = Phase::kRunning;
   deadline_.reset();
   preempted_until_.reset();
-  stacks_until_.reset();
-  last_output_ = Clock::now();
+  hang_.Begin(ranks_.size(), Clock::now());
+  states_.clear();
+  states_told_ = false;
   first_failed_.reset();
   headline_.clear();
   stop_reason_.clear();
@@ -320,7 +327,14 @@ void Supervisor::HeedNodes() {
           if (phase_ != Phase::kRunning) break;
           stop_reason_ = event.text;
           failed_time_ = Clock::now();
-          StopRanks(plan_.failure_grace);
+          if (hang_.looking()) {
+            AbortRanks();
+          } else {
+            StopRanks(plan_.failure_grace);
+          }
+          break;
+        case NodeEvent::Kind::kHang:
+          if (phase_ == Phase::kRunning && hang_.on() && !hang_.looking()) LookForHang();
           break;
         case NodeEvent::Kind::kSignal:
           OnSignal(event.number, true);
@@ -372,58 +386,63 @@ void Supervisor::Fail(const Rank& rank, std::string headline) {
   nodes_.Failed();
 }
 
-// A debugger for each rank, where there is one; Python's own traces come with SIGABRT.
-void Supervisor::CollectStacks() {
-  const auto env = OwnEnvironment();
-  const auto path = env.find("PATH");
-  const std::string search = path == env.end() ? "/usr/bin:/bin" : path->second;
-  const FoundProgram gdb = FindProgram("gdb", search);
-  const FoundProgram eu_stack = FindProgram("eu-stack", search);
-  stacks_until_ = Clock::now();
-  if (gdb.error != 0 && eu_stack.error != 0) return;
-  const Fd null(open("/dev/null", O_RDONLY | O_CLOEXEC));
+std::vector<WatchedRank> Supervisor::Watched() const {
+  std::vector<WatchedRank> watched;
   for (const Rank& rank : ranks_) {
-    if (!rank.running) continue;
-    const fs::path file = Logs(rank) / "stack.txt";
-    const Fd out(open(file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
-    const std::string pid = std::to_string(rank.end.pid);
-    SpawnSpec spec;
-    spec.program = eu_stack.error == 0 ? eu_stack.path : gdb.path;
-    spec.argv = {"gdb", "-p", pid, "-batch", "-ex", "thread apply all backtrace"};
-    if (eu_stack.error == 0) spec.argv = {"eu-stack", "-p", pid};
-    spec.env = MergedEnvironment(env, {});
-    spec.in = null.get();
-    spec.out = spec.err = out.get();
-    spec.new_session = spec.die_with_parent = true;
-    spec.mask = link_.rank_mask;
-    if (out && Spawn(spec).pid > 0) stacks_until_ = Clock::now() + kStackTime;
+    watched.push_back({rank.end.rank, rank.running ? rank.end.pid : 0, Logs(rank)});
   }
+  return watched;
 }
 
-// Node 0 watches, since its rank 0 is the one that usually speaks.
+// Every node watches its own ranks; node 0 hears when each last spoke and says that the job hangs,
+// since most nodes' ranks are silent even when all is well.
 void Supervisor::WatchForHang(Clock::time_point now) {
-  if (plan_.hang_timeout.count() == 0 || phase_ != Phase::kRunning || place_.node_rank != 0) return;
-  if (!stacks_until_) {
-    if (now - last_output_ < plan_.hang_timeout) return;
-    Say(fmt::format("no rank has printed anything for {}: taking their stacks\n",
-                    DurationText(plan_.hang_timeout)));
-    CollectStacks();
+  if (!hang_.on() || phase_ != Phase::kRunning) return;
+  nodes_.Spoke(hang_.last());
+  if (!hang_.looking()) {
+    hang_.Tick(Watched(), now);
+    nodes_.Spoke(hang_.last());
+    if (place_.node_rank != 0 || now - nodes_.LastSpoke() < plan_.hang_timeout) return;
+    nodes_.Hangs();
+    LookForHang();
   }
-  const bool looking =
-      std::any_of(ranks_.begin(), ranks_.end(), [](const Rank& r) { return r.running; }) &&
-      now < *stacks_until_;
-  const auto running =
+  const long running =
       std::count_if(ranks_.begin(), ranks_.end(), [](const Rank& r) { return r.running; });
-  if (looking && static_cast<long>(ChildrenOf(getpid()).size()) > running) return;
+  const long children = static_cast<long>(ChildrenOf(getpid()).size());
+  if (running == 0 || !hang_.LookedEnough(children, running, now)) return;
+  if (!states_told_) {
+    states_told_ = true;
+    states_ = hang_.States(Watched(), now);
+    nlohmann::json told = nlohmann::json::array();
+    for (const RankState& state : states_) told.push_back(StateJson(state));
+    nodes_.TellStates(told.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), now);
+  }
+  if (place_.node_rank != 0 || !nodes_.AllStatesToldBy(now)) return;
+  for (const std::string& others : nodes_.TakeStates()) {
+    const auto list = nlohmann::json::parse(others, nullptr, false);
+    if (!list.is_array()) continue;
+    for (const auto& one : list) states_.push_back(ReadState(one));
+  }
   const auto rank =
       std::find_if(ranks_.begin(), ranks_.end(), [](const Rank& r) { return r.running; });
-  if (rank == ranks_.end()) return;
   first_failed_ = IndexOf(*rank);
   headline_ = fmt::format("the job hangs: no rank has printed anything for {}",
                           DurationText(plan_.hang_timeout));
   failed_time_ = now;
+  AbortRanks();
+  nodes_.Failed();
+}
+
+void Supervisor::LookForHang() {
+  Say(fmt::format("no rank has printed anything for {}: taking their stacks\n",
+                  DurationText(plan_.hang_timeout)));
+  hang_.Look(Watched(), Clock::now());
+}
+
+// SIGABRT, of which Python ranks print their stacks.
+void Supervisor::AbortRanks() {
   phase_ = Phase::kStopping;
-  deadline_ = now + plan_.failure_grace;
+  deadline_ = Clock::now() + plan_.failure_grace;
   for (const Rank& each : ranks_) {
     if (!each.running) continue;
     const rlimit none{0, 0};  // a trace is wanted, and no core of the size of the model
@@ -431,7 +450,6 @@ void Supervisor::WatchForHang(Clock::time_point now) {
     kill(each.end.pid, SIGABRT);
     kill(each.end.pid, SIGCONT);
   }
-  nodes_.Failed();
 }
 
 // Everything below us, not only the ranks: their loaders' workers, and what those started.
@@ -451,7 +469,7 @@ void Supervisor::KillEverything() {
   SignalDescendants(SIGKILL);
 }
 
-void Supervisor::OnOutput(std::size_t index, Stream stream) {
+void Supervisor::OnOutput(std::size_t index, RankStream stream) {
   Rank& rank = ranks_[index];
   Channel& channel = rank.channels[stream];
   if (!channel.pipe) return;
@@ -467,7 +485,7 @@ void Supervisor::OnOutput(std::size_t index, Stream stream) {
     return;
   }
   const std::string_view bytes(buffer_.data(), static_cast<std::size_t>(got));
-  last_output_ = Clock::now();
+  hang_.Spoke(index, Clock::now());
   for (std::string_view rest = bytes; !rest.empty() && channel.log;) {
     const ssize_t wrote = write(channel.log.get(), rest.data(), rest.size());
     if (wrote > 0) {
@@ -494,7 +512,7 @@ void Supervisor::OnOutput(std::size_t index, Stream stream) {
   Show(index, stream, lines);
 }
 
-void Supervisor::Show(std::size_t index, Stream stream, std::string_view lines) {
+void Supervisor::Show(std::size_t index, RankStream stream, std::string_view lines) {
   if (!plan_.ranks[index].shown[stream]) return;
   const Rank& rank = ranks_[index];
   const auto now = Clock::now();
@@ -506,7 +524,7 @@ void Supervisor::Show(std::size_t index, Stream stream, std::string_view lines) 
 }
 
 void Supervisor::LetOutFolded(Clock::time_point now) {
-  for (const Stream stream : {kOut, kErr}) console_.Lines(stream, folders_[stream].Take(now));
+  for (const RankStream stream : {kOut, kErr}) console_.Lines(stream, folders_[stream].Take(now));
 }
 
 void Supervisor::OnSignals() {
@@ -652,8 +670,8 @@ int Supervisor::Timeout() const {
     if (const auto due = folder.Due()) sooner(*due);
   }
   if (const auto tick = nodes_.NextTick()) sooner(*tick);
-  if (plan_.hang_timeout.count() > 0 && phase_ == Phase::kRunning) {
-    sooner(stacks_until_ ? Clock::now() + 50ms : last_output_ + plan_.hang_timeout);
+  if (hang_.on() && phase_ == Phase::kRunning) {
+    sooner(hang_.looking() ? Clock::now() + 50ms : hang_.NextTick());
   }
   if (!next) return -1;
   const auto left = std::chrono::ceil<milliseconds>(*next - Clock::now()).count();
@@ -664,7 +682,7 @@ int Supervisor::Timeout() const {
 // launcher: it stops reading the pipes that lead there. While it ends the ranks, it reads on.
 void Supervisor::Throttle() {
   const bool ending = phase_ != Phase::kRunning && phase_ != Phase::kWaiting;
-  for (const Stream stream : {kOut, kErr}) {
+  for (const RankStream stream : {kOut, kErr}) {
     Sink& sink = console_.sink(stream);
     if (ending) sink.Limit(kEndingQueue);
     if (sink.gone() && !console_lost_said_) {
@@ -715,8 +733,10 @@ int Supervisor::Run() {
       }
     };
     each(Source::kDeath, [&](std::size_t index) { OnDeath(ranks_[index]); });
-    each(Source::kOutput, [&](std::size_t id) { OnOutput(id / 2, static_cast<Stream>(id % 2)); });
-    each(Source::kSink, [&](std::size_t id) { console_.sink(static_cast<Stream>(id)).Flush(); });
+    each(Source::kOutput,
+         [&](std::size_t id) { OnOutput(id / 2, static_cast<RankStream>(id % 2)); });
+    each(Source::kSink,
+         [&](std::size_t id) { console_.sink(static_cast<RankStream>(id)).Flush(); });
     each(Source::kSignal, [&](std::size_t) { OnSignals(); });
     each(Source::kNodes, [&](std::size_t) { nodes_.OnReady(Clock::now()); });
     each(Source::kParent, [&](std::size_t) {
@@ -734,7 +754,7 @@ int Supervisor::Run() {
 // What the ranks wrote before they ended and we had not read yet.
 void Supervisor::Drain() {
   for (std::size_t i = 0; i < ranks_.size(); ++i) {
-    for (const Stream stream : {kOut, kErr}) {
+    for (const RankStream stream : {kOut, kErr}) {
       Channel& channel = ranks_[i].channels[stream];
       console_.sink(stream).Limit(kEndingQueue);
       // Only a process that could not be killed keeps a pipe open now.
@@ -750,7 +770,7 @@ void Supervisor::Drain() {
 // The ranks are gone; a slow reader may take its time, unless a signal says that nobody waits.
 void Supervisor::FlushConsole() {
   while (true) {
-    for (const Stream stream : {kOut, kErr}) console_.sink(stream).Flush();
+    for (const RankStream stream : {kOut, kErr}) console_.sink(stream).Flush();
     Throttle();
     if (console_.sink(kOut).queued() + console_.sink(kErr).queued() == 0 || parent_gone_) return;
     epoll_event event{};
@@ -814,6 +834,20 @@ std::string Supervisor::LogFile(const Rank& rank) const {
   return near.empty() || *near.begin() == ".." ? file.string() : near.string();
 }
 
+// Here Python's traces are written, of this node's ranks.
+std::string Supervisor::HangText() {
+  for (RankState& state : states_) {
+    const auto own = std::find_if(ranks_.begin(), ranks_.end(), [&](const Rank& r) {
+      return r.end.rank == state.rank && r.end.pid == state.pid;
+    });
+    if (own != ranks_.end()) ReadPythonTrace(own->channels[kErr].tail, state);
+  }
+  const std::string stacks = fmt::format("each rank's stderr.log (Python) and stack.txt in {}",
+                                         Logs(ranks_.front()).parent_path().string());
+  const std::string lagging = Lagging(states_);
+  return lagging.empty() ? "see " + stacks : fmt::format("{}\n  stacks  {}", lagging, stacks);
+}
+
 FailureReport Supervisor::DescribeFailure(const Rank& root) {
   FailureReport report;
   const OomCounters oom = ReadOomCounters();
@@ -825,10 +859,7 @@ FailureReport Supervisor::DescribeFailure(const Rank& root) {
     report.cause = CauseText(root.end, oom_before_, oom, ReadErrorFile(error_file));
     report.out_of_memory = root.end.signal == SIGKILL && oom.cgroup > oom_before_.cgroup;
   }
-  if (stacks_until_) {
-    report.cause = fmt::format("see each rank's stderr.log (Python) and stack.txt in {}",
-                               Logs(root).parent_path().string());
-  }
+  if (!states_.empty() && !headline_.empty()) report.cause = HangText();
   report.last = LastLines(root.channels[kErr].tail, 6);
   if (report.last.empty()) report.last = LastLines(root.channels[kOut].tail, 3);
   for (const Rank& rank : ranks_) {
