@@ -547,7 +547,7 @@ TEST_CASE("a job that hangs is ended, and its ranks get SIGABRT to show their st
       stopped.Report().find("\n  cause   rank 1 (pid P) has been stopped (SIGSTOP or a debugger)\n"
                             "  stacks  each rank's ") != std::string::npos);
   Job spins;
-  CHECK(spins.Run({"--processes", "3", "--hang-timeout", "1"},
+  CHECK(spins.Run({"--processes", "3", "--hang-timeout", "2"},
                   {"print=up", "2:spin", "sleep=1000"}) == 1);
   CHECK(spins.Report().find("cause   rank 2 (pid P) has been computing") != std::string::npos);
 

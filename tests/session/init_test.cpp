@@ -177,8 +177,7 @@ TEST_CASE(
   REQUIRE(project);
   CHECK(project->jobs.at("train").processes == "2");
   const std::string yaml = ReadFile(scratch.path() / ".accelerate/config.yaml").value();
-  CHECK(yaml.find("num_processes: 2
-") != std::string::npos);
+  CHECK(yaml.find("num_processes: 2\n") != std::string::npos);
 }
 
 TEST_CASE("a file that is there stays, unless it is to be overwritten") {

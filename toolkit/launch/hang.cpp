@@ -210,7 +210,7 @@ std::string Lagging(const std::vector<RankState>& states) {
             ? ""
             : fmt::format(": {} at {}", odd.size() == 1 ? "it is" : "the first is", where));
   }
-  constexpr double kBusy = 0.5, kIdle = 0.1;
+  constexpr double kBusy = 0.25, kIdle = 0.05;  // other jobs may take the CPU from it
   const auto busy = [](const RankState& s) -> std::optional<bool> {
     if (s.cpu < 0 || (s.cpu > kIdle && s.cpu < kBusy)) return std::nullopt;
     return s.cpu >= kBusy;
