@@ -2,7 +2,8 @@
 """Our launcher beside the real torchrun and accelerate: their lists of flags, the environment that ranks
 find, config files, what PyTorch's launcher tests do, and accelerate's own test scripts.
 
-    launch_compat.py [PART]     flags | environment | config | programs | scripts; all without one
+    launch_compat.py [PART]     flags | environment | config | programs | hangs | scripts;
+                                all without one
 
 The real ones live in a virtual environment in the user's cache (some GB), which is made where it is
 missing: so this is a drill.
@@ -418,6 +419,34 @@ def programs():
                 print(f"  {side}: {json.dumps(seen[side])[:1500]}\n{seen[side + ' said']}")
 
 
+HANG = """
+import os, time, torch, torch.distributed as dist
+def load():
+    time.sleep(1000)
+dist.init_process_group("gloo")
+x = torch.ones(4)
+dist.all_reduce(x)
+print("step", flush=True)
+if dist.get_rank() == 1:
+    load()
+dist.all_reduce(x)
+"""
+
+
+def hangs():
+    """A real Gloo job that hangs, by our launcher alone: no other names the rank that does not come."""
+    (work / "hang.py").write_text(HANG)
+    done = subprocess.run(["torchrun", "--nproc-per-node", "2", "--hang-timeout", "8", str(work / "hang.py")], cwd=work,
+                          capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,
+                          env={**os.environ, "PATH": shims(), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""})
+    lines = [line for line in done.stderr.splitlines() if line.startswith("  cause")]
+    right = bool(lines) and re.search(r"rank 1 \(pid \d+\) has not come to the collective that the others wait in: "
+                                      r"it is at hang.py:4 in load", lines[0])
+    print(f"{'ok' if right else 'FAILED'} hangs:{lines[0] if lines else done.stderr}")
+    if not right:
+        failures.append("hangs")
+
+
 # Answers to `launch --save-config`, as flags, and what accelerate must have read.
 SAVED = {
     "cpu": (["--cpu", "--num-processes", "2"], {"distributed_type": "MULTI_CPU", "num_processes": 2, "use_cpu": True}),
@@ -479,7 +508,7 @@ def config():
 
 
 make_venv()
-for part in (sys.argv[1:] or ["flags", "environment", "config", "programs", "scripts"]):
+for part in (sys.argv[1:] or ["flags", "environment", "config", "programs", "hangs", "scripts"]):
     globals()[part]()
 if failures:
     sys.exit(f"{len(failures)} differences")

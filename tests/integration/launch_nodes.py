@@ -216,6 +216,25 @@ def test_a_signal_reaches_all_nodes_once():
     check("SIGTERM on another node: ranks have 25.0 s to stop" in job.err(0), "node 0", job)
 
 
+def test_a_hang_names_the_rank_wherever_it_is():
+    # A node whose ranks speak keeps the job alive, though node 0's are silent.
+    talk = [word for _ in range(8) for word in ("2:print=step", "sleep=0.4")]
+    job = Job(2, flags=["--hang-timeout", "1.2"], steps=["print=up", *talk])
+    codes = job.wait()
+    check(codes == [0, 0], f"exit codes {codes}", job)
+
+    job = Job(2, flags=["--hang-timeout", "1"], steps=["print=up", "3:stop", "sleep=1000"])
+    codes = job.wait()
+    check(codes == [1, 1], f"exit codes {codes}", job)
+    for node in range(2):
+        check("the job hangs: no rank has printed anything for 1.0 s" in job.err(node), f"node {node}", job)
+        check("cause   rank 3 (pid " in job.err(node) and " has been stopped (SIGSTOP or a debugger)" in job.err(node),
+              f"node {node}", job)
+    if shutil.which("gdb") or shutil.which("eu-stack"):
+        stacks = [(job.directory / f"log/attempt_0/{rank}/stack.txt") for rank in range(4)]
+        check(all("main" in s.read_text() for s in stacks), "stacks of all ranks", job)
+
+
 def test_the_wrong_interface():
     job = Job(2, flags=["--rdzv-conf", "join_timeout=2"], steps=["print=up"],
               each={1: ["--node-rank", "1", "--interface", "wrong0"]})

@@ -103,7 +103,7 @@ there = {key: value for key, value in support.environment().items() if key != "C
 process = subprocess.Popen([support.ENVKIT, "init"], cwd=asked, stdin=theirs, stdout=subprocess.PIPE,
                            stderr=theirs, env=there)
 os.close(theirs)
-os.write(ours, b"\n2.10\n\nfit.py\n")
+os.write(ours, b"\n2.10\n\nfit.py\ny\nseveral CPU processes\n" + b"\n" * 3 + b"4\nbf16\n")
 said = b""
 while True:
     try:
@@ -119,3 +119,7 @@ settings = tomllib.loads((asked / "envkit.toml").read_text())
 support.check(settings["project"]["name"] == "asked", settings)
 support.check(settings["environment"]["torch"] == "2.10", settings)
 support.check(settings["jobs"]["train"]["command"] == ["fit.py"], settings)
+support.check(settings["jobs"]["train"]["processes"] == 4, settings)
+support.check(b"processes, on all machines together [2]: " in said, said.decode())
+config = (asked / ".accelerate/config.yaml").read_text()
+support.check("num_processes: 4\n" in config and "mixed_precision: bf16\n" in config, config)

@@ -2,7 +2,9 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <signal.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,7 +22,7 @@ namespace {
 namespace fs = std::filesystem;
 using namespace std::chrono_literals;
 
-constexpr auto kStackTime = 10s;  // for debuggers to look at ranks that hang
+constexpr auto kStackTime = 20s;  // for debuggers to look at ranks that hang
 constexpr auto kRecordTime = 1s;  // for flight recorders to write
 constexpr std::size_t kLargestRecord = 64 << 20;
 
@@ -67,6 +69,7 @@ void HangWatch::Begin(std::size_t ranks, Clock::time_point now) {
   ticks_.clear();
   cores_.assign(ranks, -1);
   letters_.assign(ranks, '?');
+  debuggers_.clear();
 }
 
 HangWatch::Clock::time_point HangWatch::NextTick() const {
@@ -136,8 +139,22 @@ void HangWatch::Look(const std::vector<WatchedRank>& ranks, Clock::time_point no
     spec.out = spec.err = out.get();
     spec.new_session = spec.die_with_parent = true;
     spec.mask = mask_;
-    if (out && Spawn(spec).pid > 0) look_until_ = now + kStackTime;
+    const pid_t debugger = out ? Spawn(spec).pid : -1;
+    if (debugger <= 0) continue;
+    debuggers_.push_back(debugger);
+    look_until_ = now + kStackTime;
   }
+}
+
+void HangWatch::EndLook() {
+  const std::vector<pid_t> children =
+      ChildrenOf(getpid());  // those that ended may be others by now
+  for (const pid_t debugger : debuggers_) {
+    if (std::find(children.begin(), children.end(), debugger) == children.end()) continue;
+    kill(debugger, SIGKILL);
+    waitpid(debugger, nullptr, 0);  // only now are the ranks free
+  }
+  debuggers_.clear();
 }
 
 bool HangWatch::LookedEnough(long children, long ranks, Clock::time_point now) const {

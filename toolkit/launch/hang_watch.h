@@ -41,6 +41,8 @@ class HangWatch {
   void Look(const std::vector<WatchedRank>& ranks, Clock::time_point now);
   bool looking() const { return look_until_.has_value(); }
   bool LookedEnough(long children, long ranks, Clock::time_point now) const;
+  // Debuggers that are not done would keep the ranks from dying of what is sent to them.
+  void EndLook();
   std::vector<RankState> States(const std::vector<WatchedRank>& ranks, Clock::time_point now) const;
 
  private:
@@ -52,6 +54,7 @@ class HangWatch {
   Clock::time_point sampled_;
   std::vector<long> ticks_;    // of the CPU, by rank, at SAMPLED
   std::vector<double> cores_;  // that each used from then to the look
+  std::vector<pid_t> debuggers_;
   std::vector<char> letters_;  // each one's state before debuggers stopped it
 };
 

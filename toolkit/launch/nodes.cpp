@@ -23,7 +23,7 @@ constexpr auto kFirstWord = 3s;  // until something is said about who is missing
 constexpr auto kNextWord = 30s;
 constexpr auto kRetry = 250ms;
 constexpr auto kConnectTime = 5s;
-constexpr auto kStatesTime = 12s;  // longer than debuggers may take
+constexpr auto kStatesTime = 22s;  // longer than debuggers may take
 constexpr auto kLastCall = 1s;     // for the others to hear the end
 constexpr double kSkewWorthSaying = 2;
 

@@ -49,7 +49,7 @@ std::string YamlString(const std::string& text) {
   for (const char* word : {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}) {
     plain &= lower != word;
   }
-  plain &= text.find_first_not_of("0123456789.eE+-_xabcdfo") != std::string::npos;
+  plain = plain && std::string_view("0123456789.+").find(text.front()) == std::string_view::npos;
   if (plain) return text;
   std::string quoted = "'";
   for (const char c : text) quoted += c == '\'' ? "''" : std::string(1, c);

@@ -441,6 +441,7 @@ void Supervisor::LookForHang() {
 
 // SIGABRT, of which Python ranks print their stacks.
 void Supervisor::AbortRanks() {
+  hang_.EndLook();
   phase_ = Phase::kStopping;
   deadline_ = Clock::now() + plan_.failure_grace;
   for (const Rank& each : ranks_) {
