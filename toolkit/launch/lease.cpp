@@ -11,6 +11,7 @@
 #include <cstring>
 #include <ctime>
 #include <sstream>
+#include <system_error>
 
 namespace envkit {
 namespace {
@@ -52,8 +53,14 @@ std::string Tame(std::string text) {
   return text;
 }
 
+// Pids are its own: "pid:[4026531836]".
+std::string PidSpace() {
+  std::error_code error;
+  return fs::read_symlink("/proc/self/ns/pid", error).string();
+}
+
 struct Holder {
-  std::string pid, command, since;
+  std::string pid, command, since, space;
   bool shares = false;
 };
 
@@ -67,6 +74,7 @@ Holder ReadHolder(const Fd& fd) {
   std::getline(lines, holder.pid);
   std::getline(lines, holder.command);
   std::getline(lines, holder.since);
+  std::getline(lines, holder.space);
   std::getline(lines, shares);
   holder.pid = Tame(holder.pid);
   holder.command = Tame(holder.command);
@@ -76,8 +84,8 @@ Holder ReadHolder(const Fd& fd) {
 }
 
 void WriteHolder(const Fd& fd, const LeasePlan& plan) {
-  const std::string text = fmt::format("{}\n{}\n{}\n{}\n", getpid(), Tame(plan.holder), Now(),
-                                       plan.share ? "shared" : "alone");
+  const std::string text = fmt::format("{}\n{}\n{}\n{}\n{}\n", getpid(), Tame(plan.holder), Now(),
+                                       PidSpace(), plan.share ? "shared" : "alone");
   if (ftruncate(fd.get(), 0) == 0) {
     [[maybe_unused]] const auto written = pwrite(fd.get(), text.data(), text.size(), 0);
   }
@@ -114,7 +122,8 @@ Result<Leases> TakeLeases(const LeasePlan& plan) {
       const std::string who =
           holder.pid.empty()
               ? "another launch"
-              : fmt::format("{} (launcher pid {}, since {}{})", holder.command, holder.pid,
+              : fmt::format("{} (launcher pid {}{}, since {}{})", holder.command, holder.pid,
+                            holder.space == PidSpace() ? "" : " in another PID namespace",
                             holder.since, holder.shares ? ", with --share" : "");
       return Missing(fmt::format("GPU {} trains already: {}", name, who),
                      "Wait for it or end it, choose other GPUs (--gpu-ids), or let both have it: "
