@@ -15,7 +15,9 @@ import time
 if os.geteuid() != 0 or shutil.which("ip") is None:
     print("skipped: network namespaces need root and iproute2")
     sys.exit(77)
-envkit = os.environ["ENVKIT"]
+launch = [os.environ["ENVKIT"], "launch"]
+if not os.path.exists(launch[0]):  # a tree with sanitizers, of which only the launcher was built
+    launch = [str(pathlib.Path(os.environ["ENVKIT_BUILD_DIR"]) / "bin/envkit-launch")]
 rank_program = str(pathlib.Path(os.environ["ENVKIT_BUILD_DIR"]) / "bin" / "rank_program")
 tag = f"ek{os.getpid() % 100000}"
 NODES = 4
@@ -81,11 +83,11 @@ class Job:
 
     def start(self, node, nodes, flags, steps, each, environment):
         own = each.get(node, ["--node-rank", str(node)])
-        command = ["ip", "netns", "exec", name(node), envkit, "launch", "--log-dir", str(self.directory / "log"),
+        command = ["ip", "netns", "exec", name(node), *launch, "--log-dir", str(self.directory / "log"),
                    "--processes", "2", "--nnodes", str(nodes), "--rdzv-endpoint", "10.77.0.1:29400", *flags, *own, "--",
                    rank_program, *steps]
         if environment:
-            command = ["ip", "netns", "exec", name(node), "env", *environment(node), envkit, "launch", "--log-dir",
+            command = ["ip", "netns", "exec", name(node), "env", *environment(node), *launch, "--log-dir",
                        str(self.directory / "log"), "--processes", "2", *flags, "--", rank_program, *steps]
         with open(self.directory / f"err{node}", "wb") as err:
             return subprocess.Popen(command, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
