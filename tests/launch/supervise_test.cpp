@@ -556,6 +556,18 @@ TEST_CASE("a job that hangs is ended, and its ranks get SIGABRT to show their st
                  {"0:print=a", "0:sleep=1.2", "0:print=b", "0:sleep=1.2", "1:sleep=2.4"}) == 0);
 }
 
+TEST_CASE("a job that was suspended does not hang") {
+  Job job;
+  job.Start({"--processes", "2", "--hang-timeout", "0.5"},
+            {"touch=" + job.Path("up"), "print=up", "sleep=0.2"});
+  REQUIRE(job.Exists("up"));
+  kill(job.launcher(), SIGTSTP);
+  std::this_thread::sleep_for(1500ms);
+  kill(job.launcher(), SIGCONT);
+  CHECK(job.Wait() == 0);
+  CHECK(job.Report().empty());
+}
+
 TEST_CASE("what cannot be started") {
   Job job;
   job.Start({}, {}, "envkit-no-such");

@@ -152,7 +152,10 @@ void HangWatch::EndLook() {
   for (const pid_t debugger : debuggers_) {
     if (std::find(children.begin(), children.end(), debugger) == children.end()) continue;
     kill(debugger, SIGKILL);
-    waitpid(debugger, nullptr, 0);  // only now are the ranks free
+    // Only now are the ranks free.
+    for (int tries = 0; tries < 200 && waitpid(debugger, nullptr, WNOHANG) == 0; ++tries) {
+      usleep(5000);
+    }
   }
   debuggers_.clear();
 }

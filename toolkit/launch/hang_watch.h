@@ -29,6 +29,7 @@ class HangWatch {
   bool on() const { return plan_.hang_timeout.count() > 0; }
   void Begin(std::size_t ranks, Clock::time_point now);  // of an attempt
   void Spoke(std::size_t index, Clock::time_point now) { spoke_[index] = last_ = now; }
+  void Excuse(Clock::time_point now) { last_ = now; }
   // The last sign of life of this node's ranks: their output, or a record of their steps.
   Clock::time_point last() const { return last_; }
 

@@ -340,9 +340,11 @@ void Supervisor::OnSignal(int signal, bool from_node) {
       ReapOrphans();
       return;
     case SIGTSTP:
+      suspended_ = true;
       SignalDescendants(SIGSTOP);
       return;
     case SIGCONT:
+      suspended_ = false;
       SignalDescendants(SIGCONT);
       return;
     default:
@@ -449,7 +451,9 @@ int Supervisor::Timeout() const {
   }
   if (const auto tick = nodes_.NextTick()) sooner(*tick);
   if (hang_.on() && phase_ == Phase::kRunning) {
-    sooner(hang_.looking() ? Clock::now() + 50ms : hang_.NextTick());
+    // Ours may have been silent for long while others' ranks speak.
+    const auto soon = Clock::now() + 50ms;
+    sooner(hang_.looking() ? soon : std::max(hang_.NextTick(), soon));
   }
   if (!next) return -1;
   const auto left = std::chrono::ceil<milliseconds>(*next - Clock::now()).count();

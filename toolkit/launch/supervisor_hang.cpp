@@ -24,6 +24,7 @@ std::vector<WatchedRank> Supervisor::Watched() const {
 // since most nodes' ranks are silent even when all is well.
 void Supervisor::WatchForHang(Clock::time_point now) {
   if (!hang_.on() || phase_ != Phase::kRunning) return;
+  if (suspended_) hang_.Excuse(now);
   nodes_.Spoke(hang_.last());
   if (!hang_.looking()) {
     hang_.Tick(Watched(), now);
