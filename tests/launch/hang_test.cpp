@@ -106,6 +106,9 @@ TEST_CASE("who lags, from the surest sign to the weakest") {
         "rank 1 (pid 101) has been computing while the others waited");
   CHECK(Lagging({State(0, 'R', 1.0), State(1, 'S', 0.0), State(2, 'R', 0.9)}) ==
         "rank 1 (pid 101) has been asleep while the others were busy");
+  CHECK(Lagging({State(0, 'S', 0.0), State(1, 'R', 0.08), State(2, 'S', 0.0)}) ==
+        "rank 1 (pid 101) has been computing while the others waited");
+  CHECK(Lagging({State(0, 'R', 0.9), State(1, 'R', 0.3), State(2, 'R', 0.8)}).empty());
   CHECK(Lagging({State(0, 'S', 0, 60), State(1, 'S', 0, 90), State(2, 'S', 0, 61)}) ==
         "rank 1 (pid 101) has been silent the longest: 90.0 s, and the others for 61.0 s or less");
   CHECK(Lagging({State(0), State(1)}).empty());

@@ -210,10 +210,15 @@ std::string Lagging(const std::vector<RankState>& states) {
             ? ""
             : fmt::format(": {} at {}", odd.size() == 1 ? "it is" : "the first is", where));
   }
-  constexpr double kBusy = 0.25, kIdle = 0.05;  // other jobs may take the CPU from it
-  const auto busy = [](const RankState& s) -> std::optional<bool> {
-    if (s.cpu < 0 || (s.cpu > kIdle && s.cpu < kBusy)) return std::nullopt;
-    return s.cpu >= kBusy;
+  // Beside the busiest: other jobs may take the CPU from all of them.
+  double most = 0;
+  for (const RankState& state : states) most = std::max(most, state.cpu);
+  const auto busy = [most](const RankState& s) -> std::optional<bool> {
+    constexpr double kAnything = 0.05;
+    if (most < kAnything || s.cpu < 0 || (s.cpu > most / 10 && s.cpu < most / 2)) {
+      return std::nullopt;
+    }
+    return s.cpu >= most / 2;
   };
   if (odd = split(busy, true); !odd.empty() && odd.size() < states.size() - odd.size()) {
     return fmt::format("{} {} been computing while the others waited", Names(odd), Have(odd));
