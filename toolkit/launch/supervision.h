@@ -160,7 +160,7 @@ class Supervisor {
   HangWatch hang_;
   std::vector<RankState> states_;  // of all nodes' ranks, when the job hangs
   bool states_told_ = false;
-  bool suspended_ = false;  // by Ctrl-Z: silence says nothing then
+  bool suspended_ = false;                   // by Ctrl-Z: silence says nothing then
   std::optional<std::size_t> first_failed_;  // an index
   std::string headline_;                     // where it is not simply how the rank ended
   int stop_signal_ = 0;
