@@ -6,11 +6,13 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 
 #include "base/files.h"
 #include "engine/engine.h"
 #include "image/prune.h"
 #include "image/stored.h"
+#include "launch/lease.h"
 #include "session/driver.h"
 #include "session/environment.h"
 #include "session/explain_failure.h"
@@ -35,6 +37,9 @@ double UnixTime(system_clock::time_point time) {
 
 RunSetting SettingOf(const Terminal& terminal) {
   RunSetting setting;
+  // Not /tmp, which a container should not see.
+  const fs::path locks = LeaseDirectory(std::getenv("ENVKIT_LOCK_DIR"));
+  if (locks != "/tmp") setting.locks = locks;
   setting.uid = geteuid();
   setting.gid = getegid();
   if (const passwd* entry = getpwuid(setting.uid)) setting.user = entry->pw_name;
