@@ -109,7 +109,7 @@ class Trainer {
   const at::Device device_;
   Mnist data_;
   ShardedSampler sampler_;
-  WarmupCosine schedule_;
+  Schedule schedule_;
   std::int64_t last_step_;
   std::shared_ptr<Communicator> communicator_;
   ConvNet model_;
@@ -132,7 +132,7 @@ class Trainer {
   double accuracy_ = 0;
 };
 
-WarmupCosine Schedule(const TrainConfig& config, std::int64_t steps) {
+Schedule MakeSchedule(const TrainConfig& config, std::int64_t steps) {
   return {config.optimizer.learning_rate, 0, std::min(config.schedule.warmup_steps, steps), steps};
 }
 
@@ -145,7 +145,7 @@ Trainer::Trainer(const TrainJob& job)
       data_(Mnist::Open(config_.data.directory)),
       sampler_({data_.train.count(), config_.global_batch, static_cast<std::uint64_t>(config_.seed),
                 ranks_.rank, ranks_.world_size}),
-      schedule_(Schedule(config_, config_.epochs * sampler_.steps_per_epoch())),
+      schedule_(MakeSchedule(config_, config_.epochs * sampler_.steps_per_epoch())),
       last_step_(config_.max_steps > 0 ? std::min(config_.max_steps, schedule_.total_steps)
                                        : schedule_.total_steps),
       communicator_((ShareCores(ranks_), Communicator::Connect(ranks_, device_))),

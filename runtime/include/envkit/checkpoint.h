@@ -32,6 +32,33 @@ SafetensorsFile ReadSafetensors(const std::filesystem::path& file);
 void CopyInto(const std::vector<NamedTensor>& target, const std::vector<NamedTensor>& source,
               const std::string& what);
 
+// How ranks share the work of saving: each writes its own file of slices, and any number of ranks
+// can read them. A slice that is a whole tensor is kept under its plain name and shape, so that the
+// file of a single rank is what any safetensors reader expects; others are "name[begin:end]", and
+// the metadata "shape:name" has the whole one's shape.
+std::string ShardName(const std::string& stem, int rank, int world_size);  // "model-00002-of-00004"
+void WriteSlices(const std::filesystem::path& file, const std::vector<Slice>& slices,
+                 const std::map<std::string, std::string>& metadata = {});
+// Fills TARGETS from all of FOLDER/STEM.safetensors or STEM-*-of-*.safetensors. Throws Failure when
+// a value is missing or of another type or shape, or a file is.
+void ReadSlices(const std::filesystem::path& folder, const std::string& stem,
+                const std::vector<Slice>& targets);
+// TENSORS that every rank has, as slices: all of them to read into, or this rank's share to write.
+std::vector<Slice> WholeSlices(const std::vector<NamedTensor>& tensors);
+std::vector<Slice> ShareOf(const std::vector<NamedTensor>& tensors, int rank, int world_size);
+// All of STEM's tensors in FOLDER, put together, sorted by name.
+std::vector<NamedTensor> MergeSlices(const std::filesystem::path& folder, const std::string& stem);
+
+// A folder that appears whole or not at all: Begin makes a hidden one beside it, and Commit writes a
+// manifest with size and CRC-32C of each file in it, fsyncs, and renames it. One process calls both;
+// others may write files in between. Throws Failure.
+std::filesystem::path BeginFolder(const std::filesystem::path& folder);
+void CommitFolder(const std::filesystem::path& hidden, const std::filesystem::path& folder);
+// Throws Failure that names the file which is not as the manifest says.
+void CheckFolder(const std::filesystem::path& folder);
+void WriteText(const std::filesystem::path& file, const std::string& text);  // and fsync
+std::string ReadTextFile(const std::filesystem::path& file);                 // at most 64 MB
+
 // Where training stands; independent of the number of ranks.
 struct TrainingState {
   std::string job;

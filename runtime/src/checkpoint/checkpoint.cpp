@@ -7,7 +7,6 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
-#include "../tracking/crc32c.h"
 #include "envkit/failure.h"
 #include "files.h"
 
@@ -22,7 +21,6 @@ constexpr const char* kOptimizer = "optimizer.safetensors";
 constexpr const char* kState = "state.json";
 constexpr const char* kManifest = "manifest.json";
 constexpr const char* kRandomState = "random_state";
-constexpr std::size_t kMostText = 1 << 20;
 
 bool IsDigits(std::string_view text) {
   return !text.empty() &&
@@ -45,15 +43,9 @@ std::string StepName(std::int64_t step) {
 }
 
 Json ReadJson(const fs::path& file) {
-  Json json = Json::parse(ReadText(file, kMostText), nullptr, /*allow_exceptions=*/false);
+  Json json = Json::parse(ReadTextFile(file), nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) throw Failure(file.string() + ": no JSON object");
   return json;
-}
-
-std::string Hex(std::uint32_t number) {
-  char text[9];
-  std::snprintf(text, sizeof text, "%08x", number);
-  return text;
 }
 
 // A folder of our own beside the final one; what an earlier, killed writer left is removed.
@@ -70,15 +62,6 @@ fs::path TemporaryFolder(const fs::path& directory, const std::string& name) {
   return folder;
 }
 
-void WriteManifest(const fs::path& folder, const std::vector<const char*>& names) {
-  Json files = Json::object();
-  for (const char* name : names)
-    files[name] = {{"bytes", fs::file_size(folder / name)},
-                   {"crc32c", Hex(FileCrc32c(folder / name))}};
-  WriteDurably(folder / kManifest, Json{{"schema", 1}, {"files", files}}.dump(2) + "\n");
-  SyncFolder(folder);
-}
-
 void CheckManifest(const fs::path& checkpoint) {
   const Json manifest = ReadJson(checkpoint / kManifest);
   const auto files = manifest.find("files");
@@ -87,16 +70,7 @@ void CheckManifest(const fs::path& checkpoint) {
   for (const char* name : {kModel, kOptimizer, kState})
     if (!files->contains(name))
       throw Failure((checkpoint / kManifest).string() + ": lacks " + name);
-  for (const auto& [name, entry] : files->items()) {
-    const fs::path file = checkpoint / fs::path(name).filename();
-    std::error_code error;
-    const auto size = fs::file_size(file, error);
-    if (error) throw Failure(file.string() + ": " + error.message());
-    if (!entry.is_object() || entry.value("bytes", Json()) != size)
-      throw Failure(file.string() + ": " + std::to_string(size) + " bytes, not as many as written");
-    if (entry.value("crc32c", Json()) != Hex(FileCrc32c(file)))
-      throw Failure(file.string() + ": not the bytes that were written (CRC-32C differs)");
-  }
+  CheckFolder(checkpoint);
 }
 
 TrainingState StateFromJson(const fs::path& file) {
@@ -149,8 +123,7 @@ fs::path CheckpointStore::Save(const TrainingState& state, const std::vector<Nam
                      {"dataset_samples", state.dataset_samples},
                      {"world_size", state.world_size}};
   WriteDurably(folder / kState, json.dump(2) + "\n");
-  WriteManifest(folder, {kModel, kOptimizer, kState});
-  ReplaceFolder(folder, directory_ / name);
+  CommitFolder(folder, directory_ / name);
 
   const fs::path link = directory_ / (".new-latest-" + std::to_string(getpid()));
   std::error_code error;

@@ -101,8 +101,12 @@ void DataParallel::BeforeForward() {
   state_->reducer->rebuild_buckets();
 }
 
-void DataParallel::Backward(const at::Tensor& loss) {
+void DataParallel::BeforeBackward() {
   if (state_->reducer) state_->reducer->prepare_for_backward({});
+}
+
+void DataParallel::Backward(const at::Tensor& loss) {
+  BeforeBackward();
   loss.backward();
 }
 
