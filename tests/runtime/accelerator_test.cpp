@@ -165,7 +165,7 @@ TEST_CASE("child: every stage against one process" * doctest::skip()) {
     CHECK(Distance(narrow.losses, single.losses) < 3e-2);
     CHECK(Distance(narrow.losses, single.losses) > 1e-6);
     if (ranks->is_main()) {
-      CHECK(narrow.parameters[0].tensor.scalar_type() == at::kFloat);
+      CHECK((narrow.parameters[0].tensor.scalar_type() == at::kFloat));
       MESSAGE("ZeRO stage " << stage << ", " << ranks->ranks().world_size
                             << " ranks: losses differ by "
                             << Distance(outcome.losses, single.losses) << " in fp32, by "
@@ -327,6 +327,42 @@ TEST_CASE("accelerator: ranks tell each other") {
   RunChild("child: what ranks tell each other", {1, 2, 3});
 }
 
+TEST_CASE("ZeRO: what a stage frees is free") {
+  const auto alone = Communicator::Connect({}, at::kCPU);
+  const at::Tensor tokens = Tokens()->Get(std::vector<std::int64_t>{0, 1}, 0)[0];
+  for (const int stage : {1, 2, 3}) {
+    CAPTURE(stage);
+    Gpt gpt(Tiny(at::kFloat), at::kCPU);
+    AdamW adamw(gpt.Parameters());
+    Sharding sharding(alone, gpt.Parameters(), adamw, gpt.blocks().prefixes(), {.stage = stage});
+    const at::Tensor of_block = gpt.Parameters()[2].tensor;
+    const auto bytes = [&] { return of_block.storage().nbytes(); };
+    std::vector<std::size_t> inside;
+    gpt.blocks().SetRunner([&](std::size_t block, const at::Tensor& input,
+                               const Blocks::Forward& forward) {
+      return sharding.RunBlock(
+          block, input,
+          [&, forward](const at::Tensor& x) {
+            if (block == 0) inside.push_back(bytes());
+            return forward(x);
+          },
+          false);
+    });
+    CHECK((bytes() == 0) == (stage == 3));
+    sharding.BeforeForward();
+    const at::Tensor loss = gpt.Loss(tokens.narrow(1, 0, kContext), tokens.narrow(1, 1, kContext));
+    CHECK(inside.at(0) > 0);
+    CHECK((bytes() == 0) == (stage == 3));
+    sharding.Backward(loss, false);
+    CHECK(of_block.grad().defined() == (stage == 1));
+    CHECK((bytes() == 0) == (stage == 3));
+    sharding.BeforeForward();
+    sharding.Backward(gpt.Loss(tokens.narrow(1, 0, kContext), tokens.narrow(1, 1, kContext)), true);
+    CHECK(!of_block.grad().defined());
+    CHECK(sharding.GradientNorm() > 0);
+  }
+}
+
 TEST_CASE("activation checkpointing: the same gradients, with the same dropout") {
   const auto gradient = [](bool checkpointed) {
     at::Generator(at::detail::getDefaultCPUGenerator()).set_current_seed(5);
@@ -419,6 +455,33 @@ TEST_CASE("gradient scaler: overflow halves the scale and skips the step") {
   }
   CHECK(!accelerator.optimizer_step_was_skipped());
   CHECK(!before.equal(mlp->Parameters()[0].tensor));
+}
+
+TEST_CASE("example: a model of one's own, with one rank and with two") {
+  const char* program = std::getenv("ENVKIT_TEST_EXAMPLE");
+  if (program == nullptr) {
+    MESSAGE("passed over: ENVKIT_TEST_EXAMPLE does not name examples/custom-cpp-model's program");
+    return;
+  }
+  const Scratch scratch;
+  const fs::path before = fs::current_path();
+  std::vector<std::vector<NamedTensor>> models;
+  for (const int world : {1, 2}) {
+    const fs::path here = scratch / std::to_string(world);
+    fs::create_directories(here);
+    fs::current_path(here);
+    const int code = RunProgram(world, {program});
+    fs::current_path(before);
+    if (code == kNoNetwork) return;
+    REQUIRE(code == 0);
+    const std::string metrics = ReadFile(here / "run/metrics.jsonl");
+    const std::size_t last = metrics.rfind("\"train/loss\":");
+    REQUIRE(last != std::string::npos);
+    CHECK(std::stod(metrics.substr(last + 13)) < 1e-3);
+    models.push_back(ReadSafetensors(here / "run/model/model.safetensors").tensors);
+    CHECK(models.back().size() == 4);
+    CHECK(models.back()[0].name == "hidden.weight");
+  }
 }
 
 TEST_CASE("SGD with momentum, and its formula") {

@@ -13,6 +13,7 @@
 
 #include <cstdlib>
 #include <string>
+#include <vector>
 
 namespace envkit {
 
@@ -47,10 +48,11 @@ inline int FreePort() {
 
 inline constexpr int kNoNetwork = 77;
 
-// Runs test case CHILD of this program as WORLD ranks, and returns the first exit code that is not
-// 0.
-inline int RunRanks(int world, const std::string& child) {
-  const std::string only = "--test-case=" + child;
+// Runs a program as WORLD ranks, and returns the first exit code that is not 0.
+inline int RunProgram(int world, const std::vector<std::string>& arguments) {
+  std::vector<char*> argv;
+  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+  argv.push_back(nullptr);
   const pid_t parent = fork();
   if (parent == 0) {
     const int port = FreePort();
@@ -63,8 +65,7 @@ inline int RunRanks(int world, const std::string& child) {
     for (int rank = 0; rank < world; ++rank) {
       for (const char* name : {"RANK", "LOCAL_RANK"}) setenv(name, std::to_string(rank).c_str(), 1);
       if (fork() != 0) continue;
-      execl("/proc/self/exe", "test_runtime", only.c_str(), "--no-skip",
-            "--minimal", nullptr);
+      execv(argv[0], argv.data());
       _exit(127);
     }
     int code = 0;
@@ -75,6 +76,11 @@ inline int RunRanks(int world, const std::string& child) {
   int status = 0;
   REQUIRE(waitpid(parent, &status, 0) == parent);
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+// The same for test case CHILD of this program.
+inline int RunRanks(int world, const std::string& child) {
+  return RunProgram(world, {"/proc/self/exe", "--test-case=" + child, "--no-skip", "--minimal"});
 }
 
 }  // namespace envkit

@@ -54,9 +54,9 @@ struct AcceleratorOptions {
   bool activation_checkpointing = false;  // of the model's Blocks
   bool find_unused_parameters = false;    // by DDP
   bool tf32 = true;                       // of GPUs
-  std::filesystem::path project_dir;      // of trackers
-  CommunicatorOptions communicator;
-  std::shared_ptr<Communicator> connected;  // to use instead of connecting, where there is one
+  std::filesystem::path project_dir = {};  // of trackers
+  CommunicatorOptions communicator = {};
+  std::shared_ptr<Communicator> connected = nullptr;  // to use instead of connecting, where there is one
 };
 
 // Moves an optimizer's learning rate along a schedule.

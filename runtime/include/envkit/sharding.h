@@ -28,7 +28,7 @@ struct ShardingOptions {
   int stage = 1;  // 1, 2 or 3
   // The type that forward sees. Shards (master weights), their gradients and the optimizer's state
   // keep the parameters' own type.
-  std::optional<at::ScalarType> compute_type;
+  std::optional<at::ScalarType> compute_type = std::nullopt;
   // Shards, their gradients and the optimizer's state on the CPU, also when the model is on a GPU.
   bool cpu_offload = false;
   bool prefetch = true;
