@@ -287,7 +287,7 @@ bool Accelerator::sync_gradients() const { return state_->sync; }
 void Accelerator::backward(const at::Tensor& loss) {
   TORCH_CHECK(loss.numel() == 1, "backward: the loss has ", loss.numel(), " values");
   AcceleratorState& state = *state_;
-  if (loss.is_cpu() && !std::isfinite(loss.item<double>()))
+  if (state.options.check_finite && loss.is_cpu() && !std::isfinite(loss.item<double>()))
     state.NotFinite("the loss", loss.item<double>());
   double factor = 1.0 / state.options.gradient_accumulation_steps;
   if (state.Scaled()) factor *= state.scaler.scale();
@@ -306,13 +306,17 @@ void Accelerator::backward(const at::Tensor& loss) {
   if (state.sync) state.unscaled = false;
 }
 
+Sharding* Accelerator::ShardingOf(ModelState& model) const { return model.sharding.get(); }
+GradScaler& Accelerator::scaler() { return state_->scaler; }
+
 double Accelerator::ClipNorm(ModelState& model, double most) {
   if (!state_->sync) return 0;
   state_->Unscale();
   const double norm =
       model.sharding ? model.sharding->GradientNorm() : GradientNorm(model.WithGradients());
   if (!std::isfinite(norm)) {
-    if (state_->Scaled()) return norm;  // the step will be skipped
+    // With fp16 the step will be skipped.
+    if (state_->Scaled() || !state_->options.check_finite) return norm;
     state_->NotFinite("the norm of the gradients", norm);
   }
   if (norm > most) {

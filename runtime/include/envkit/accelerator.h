@@ -54,6 +54,7 @@ struct AcceleratorOptions {
   bool activation_checkpointing = false;  // of the model's Blocks
   bool find_unused_parameters = false;    // by DDP
   bool tf32 = true;                       // of GPUs
+  bool check_finite = true;               // each loss on a CPU, each norm
   std::filesystem::path project_dir = {};  // of trackers
   CommunicatorOptions communicator = {};
   std::shared_ptr<Communicator> connected = nullptr;  // to use instead of connecting, where there is one
@@ -75,6 +76,7 @@ class Scheduler {
 };
 
 class Accelerator;
+class Sharding;
 struct AcceleratorState;
 struct ModelState;
 
@@ -249,6 +251,12 @@ class Accelerator {
   std::shared_ptr<Model> unwrap_model(const PreparedModel<Model>& model) const {
     return model.model();
   }
+  // The model's, where zero_stage is not 0; else null.
+  template <class Model>
+  Sharding* sharding(const PreparedModel<Model>& model) const {
+    return ShardingOf(*model.state_);
+  }
+  GradScaler& scaler();
   void free_memory();  // forgets all that was prepared, which must not be used any more
 
  private:
@@ -273,6 +281,7 @@ class Accelerator {
                                            std::vector<NamedTensor> buffers, Blocks* blocks,
                                            std::shared_ptr<void> owner);
   std::unique_ptr<Autocast> BeforeForward(ModelState& model);
+  Sharding* ShardingOf(ModelState& model) const;
   double ClipNorm(ModelState& model, double most);
   void ClipValue(ModelState& model, double most);
   void SaveModel(ModelState& model, const std::filesystem::path& folder);

@@ -74,12 +74,12 @@ struct Checkpoint {
   std::filesystem::path directory;
   TrainingState state;
   std::vector<NamedTensor> model, optimizer;
-  at::Tensor random_state;  // of torch's CPU generator, bytes
+  at::Tensor random_state;  // of torch's CPU generator: bytes, or a row of them for each rank
 };
 
-// DIRECTORY/step-000470/{model,optimizer}.safetensors, state.json and manifest.json, which holds
-// size and CRC-32C of the others; DIRECTORY/latest points at the newest. One process writes: rank
-// 0.
+// DIRECTORY/step-000470/{model,optimizer}.safetensors (in several files where parameters are sharded),
+// state.json and manifest.json, which holds size and CRC-32C of the others; DIRECTORY/latest points
+// at the newest. One process deletes and renames: rank 0.
 class CheckpointStore {
  public:
   explicit CheckpointStore(std::filesystem::path directory);
@@ -88,6 +88,12 @@ class CheckpointStore {
   // but the KEEP newest (at least 1). Returns the checkpoint's directory. Throws Failure.
   std::filesystem::path Save(const TrainingState& state, const std::vector<NamedTensor>& model,
                              const std::vector<NamedTensor>& optimizer, int keep);
+  // The parts of Save, for ranks that write together: one begins, all write slices "model" and
+  // "optimizer" (with "random_state", [ranks, bytes]) into the folder, and the one commits. BEST:
+  // `best` points at it from now on, and it is kept until another one is.
+  std::filesystem::path Begin(std::int64_t step);
+  std::filesystem::path Commit(const std::filesystem::path& hidden, const TrainingState& state,
+                               int keep, bool best = false);
   // DIRECTORY/final/model.safetensors, replaced atomically.
   std::filesystem::path SaveFinal(const std::vector<NamedTensor>& model,
                                   const std::map<std::string, std::string>& metadata);

@@ -68,6 +68,8 @@ class Communicator {
   const RankInfo& ranks() const;
   at::Device device() const;
   bool is_main() const { return ranks().rank == 0; }
+  // Seconds that this rank has spent in collective calls, those of DataParallel's backward included.
+  double Seconds() const;
   // How gradients travel: "one rank", "shared memory", "gloo" or "nccl".
   std::string Transport() const;
 

@@ -67,9 +67,13 @@ void CheckManifest(const fs::path& checkpoint) {
   const auto files = manifest.find("files");
   if (manifest.value("schema", Json()) != 1 || files == manifest.end() || !files->is_object())
     throw Failure((checkpoint / kManifest).string() + ": of an unknown kind");
-  for (const char* name : {kModel, kOptimizer, kState})
-    if (!files->contains(name))
-      throw Failure((checkpoint / kManifest).string() + ": lacks " + name);
+  for (const char* name : {kModel, kOptimizer, kState}) {
+    // In one file, or in several: ReadSlices looks for all of them.
+    const std::string stem = fs::path(name).stem().string() + "-";
+    bool found = files->contains(name);
+    for (const auto& [each, entry] : files->items()) found = found || each.starts_with(stem);
+    if (!found) throw Failure((checkpoint / kManifest).string() + ": lacks " + name);
+  }
   CheckFolder(checkpoint);
 }
 
@@ -106,12 +110,35 @@ CheckpointStore::CheckpointStore(fs::path directory) : directory_(std::move(dire
 
 fs::path CheckpointStore::Save(const TrainingState& state, const std::vector<NamedTensor>& model,
                                const std::vector<NamedTensor>& optimizer, int keep) {
-  const std::string name = StepName(state.step);
-  const fs::path folder = TemporaryFolder(directory_, name);
+  const fs::path folder = Begin(state.step);
   std::vector<NamedTensor> rest = optimizer;
   rest.push_back({kRandomState, at::detail::getDefaultCPUGenerator().get_state()});
   WriteSafetensors(folder / kModel, model, {{"format", "pt"}});
   WriteSafetensors(folder / kOptimizer, rest);
+  return Commit(folder, state, keep);
+}
+
+fs::path CheckpointStore::Begin(std::int64_t step) {
+  return TemporaryFolder(directory_, StepName(step));
+}
+
+namespace {
+
+// Moves a link of DIRECTORY, with no moment at which there is none.
+void PointAt(const fs::path& directory, const char* link, const std::string& name) {
+  const fs::path fresh = directory / (".new-" + std::string(link) + "-" + std::to_string(getpid()));
+  std::error_code error;
+  fs::remove(fresh, error);
+  fs::create_directory_symlink(name, fresh, error);
+  if (!error) fs::rename(fresh, directory / link, error);
+  if (error)
+    throw Failure("cannot move " + (directory / link).string() + ": " + error.message());
+}
+
+}  // namespace
+
+fs::path CheckpointStore::Commit(const fs::path& hidden, const TrainingState& state, int keep,
+                                 bool best) {
   const Json json = {{"schema", 1},
                      {"job", state.job},
                      {"model", state.model},
@@ -122,23 +149,21 @@ fs::path CheckpointStore::Save(const TrainingState& state, const std::vector<Nam
                      {"global_batch", state.global_batch},
                      {"dataset_samples", state.dataset_samples},
                      {"world_size", state.world_size}};
-  WriteDurably(folder / kState, json.dump(2) + "\n");
-  CommitFolder(folder, directory_ / name);
-
-  const fs::path link = directory_ / (".new-latest-" + std::to_string(getpid()));
-  std::error_code error;
-  fs::remove(link, error);
-  fs::create_directory_symlink(name, link, error);
-  if (!error) fs::rename(link, directory_ / "latest", error);
-  if (error)
-    throw Failure("cannot move " + (directory_ / "latest").string() + ": " + error.message());
+  WriteDurably(hidden / kState, json.dump(2) + "\n");
+  const std::string name = StepName(state.step);
+  CommitFolder(hidden, directory_ / name);
+  PointAt(directory_, "latest", name);
+  if (best) PointAt(directory_, "best", name);
   SyncFolder(directory_);
 
   // A checkpoint of a later step, from before a resume at an earlier one, is of another curve.
+  std::error_code error;
+  const fs::path best_one = fs::read_symlink(directory_ / "best", error).filename();
   int kept = 0;
   for (const fs::path& each : List()) {
     const std::int64_t step = *StepOf(each.filename().string());
-    if (step > state.step || ++kept > std::max(1, keep)) DeleteFolder(each);
+    if (step > state.step || (++kept > std::max(1, keep) && each.filename() != best_one))
+      DeleteFolder(each);
   }
   return directory_ / name;
 }
@@ -184,8 +209,12 @@ Checkpoint CheckpointStore::Load(const fs::path& directory) {
   Checkpoint checkpoint;
   checkpoint.directory = directory;
   checkpoint.state = LoadState(directory);
-  checkpoint.model = ReadSafetensors(directory / kModel).tensors;
-  checkpoint.optimizer = ReadSafetensors(directory / kOptimizer).tensors;
+  const auto read = [&](const char* name) {
+    return fs::exists(directory / name) ? ReadSafetensors(directory / name).tensors
+                                        : MergeSlices(directory, fs::path(name).stem().string());
+  };
+  checkpoint.model = read(kModel);
+  checkpoint.optimizer = read(kOptimizer);
   const auto random =
       std::find_if(checkpoint.optimizer.begin(), checkpoint.optimizer.end(),
                    [](const NamedTensor& each) { return each.name == kRandomState; });

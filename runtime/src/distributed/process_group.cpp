@@ -307,6 +307,8 @@ std::shared_ptr<Communicator> Communicator::Connect(const RankInfo& ranks, at::D
 const RankInfo& Communicator::ranks() const { return state_->ranks; }
 at::Device Communicator::device() const { return state_->device; }
 
+double Communicator::Seconds() const { return state_->seconds; }
+
 std::string Communicator::Transport() const {
   if (!state_->group) return "one rank";
   if (state_->device.is_cuda()) return "nccl";
@@ -315,6 +317,7 @@ std::string Communicator::Transport() const {
 
 void Communicator::AllReduceSum(std::span<double> values) {
   if (!state_->group) return;
+  const Stopwatch stopwatch(&state_->seconds);
   if (state_->shared) {
     state_->shared->AllReduce(values.data(), values.size(), 1.0);
     return;
@@ -328,6 +331,7 @@ void Communicator::AllReduceSum(std::span<double> values) {
 
 void Communicator::AllReduceTensor(const at::Tensor& tensor) {
   if (!state_->group) return;
+  const Stopwatch stopwatch(&state_->seconds);
   Waited("an all-reduce", ranks(), [&] {
     std::vector<at::Tensor> tensors = {tensor};
     state_->group->allreduce(tensors)->wait();
@@ -337,6 +341,7 @@ void Communicator::AllReduceTensor(const at::Tensor& tensor) {
 void Communicator::AllReduceSum(const at::Tensor& tensor) {
   if (!state_->group) return;
   if (!state_->shared || !SumsInSharedMemory(tensor)) return AllReduceTensor(tensor);
+  const Stopwatch stopwatch(&state_->seconds);
   TORCH_CHECK(tensor.is_non_overlapping_and_dense(), "AllReduceSum: a tensor with gaps");
   const auto count = static_cast<std::size_t>(tensor.numel());
   if (tensor.scalar_type() == at::kFloat)
@@ -352,6 +357,7 @@ Communicator::Pending Communicator::StartAllGather(const at::Tensor& shard,
                   full.scalar_type() == shard.scalar_type(),
               "AllGather: shard and full do not fit together");
   Pending pending;
+  const Stopwatch stopwatch(&state_->seconds);
   if (!state_->group) {
     full.copy_(shard.view(full.sizes()));
   } else if (state_->shared && shard.is_cpu()) {
@@ -359,7 +365,8 @@ Communicator::Pending Communicator::StartAllGather(const at::Tensor& shard,
   } else {
     Waited("an all-gather", ranks(), [&] {
       pending.wait_ = [work = GatherInto(*state_->group, full.view({-1}), shard.view({-1})),
-                       &ranks = ranks()] {
+                       &ranks = ranks(), seconds = &state_->seconds] {
+        const Stopwatch waiting(seconds);
         Waited("an all-gather", ranks, [&] { work->wait(); });
       };
     });
@@ -376,6 +383,7 @@ void Communicator::ReduceScatterSum(const at::Tensor& full, const at::Tensor& sh
                   full.numel() == shard.numel() * ranks().world_size &&
                   full.scalar_type() == shard.scalar_type(),
               "ReduceScatterSum: shard and full do not fit together");
+  const Stopwatch stopwatch(&state_->seconds);
   if (!state_->group) {
     shard.copy_(full.view(shard.sizes()));
   } else if (state_->shared && SumsInSharedMemory(full)) {
@@ -442,6 +450,7 @@ std::string Communicator::Broadcast(const std::string& text) {
 
 void Communicator::Broadcast(const std::vector<at::Tensor>& tensors) {
   if (!state_->group) return;
+  const Stopwatch stopwatch(&state_->seconds);
   Waited("a broadcast", ranks(), [&] {
     constexpr std::size_t kBytes = std::size_t{250} << 20;
     c10d::broadcast_coalesced(state_->group, tensors, kBytes, 0);
