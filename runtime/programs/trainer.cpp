@@ -575,8 +575,8 @@ void Trainer::Save() {
   state.world_size = ranks_.world_size;
   const int writers = sharding() != nullptr ? ranks_.world_size : 1;
   std::string hidden;
-  if (checkpoints_) hidden = checkpoints_->Begin(step_).string();
-  if (writers > 1) hidden = communicator_->Broadcast(fs::absolute(hidden).string());
+  if (checkpoints_) hidden = fs::absolute(checkpoints_->Begin(step_)).string();
+  if (writers > 1) hidden = communicator_->Broadcast(hidden);
   if (ranks_.rank >= writers) return;
   std::vector<Slice> model = ModelSlices(), optimizer = OptimizerSlices();
   if (communicator_->is_main())
