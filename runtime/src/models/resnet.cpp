@@ -124,7 +124,7 @@ at::Tensor ResNet::Forward(const at::Tensor& images) const {
     }
     x = (y + (block.shortcut.empty() ? x : Apply(block.shortcut[0], x))).relu_();
   }
-  return at::linear(at::adaptive_avg_pool2d(x, 1).flatten(1), fc_weight_, fc_bias_);
+  return at::linear(at::adaptive_avg_pool2d(x, {1, 1}).flatten(1), fc_weight_, fc_bias_);
 }
 
 std::vector<NamedTensor> ResNet::Parameters() const { return parameters_; }
