@@ -27,7 +27,8 @@ int main(int argc, char** argv) try {
   auto net = std::make_shared<Net>();
   net->to(accelerator.device());
   envkit::AdamW adamw(envkit::ParametersOf(*net), {.weight_decay = 0});
-  envkit::DataLoader data(points, {.batch_size = 32 / accelerator.num_processes(), .shuffle = true});
+  envkit::DataLoader data(points,
+                          {.batch_size = 32 / accelerator.num_processes(), .shuffle = true});
   envkit::Scheduler cosine(adamw, {.peak_rate = 2e-2, .warmup_steps = 10, .total_steps = 320});
   auto [model, optimizer, loader, scheduler] = accelerator.prepare(net, adamw, data, cosine);
 

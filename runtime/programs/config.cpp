@@ -52,8 +52,7 @@ void Apply(TomlDocument& document, TrainConfig* config) {
   precision.RejectUnknownKeys();
   TomlTable distributed = root.Table("distributed");
   Take(distributed.Integer("zero_stage", 0, 3), &config->distributed.zero_stage);
-  Take(distributed.Bool("activation_checkpointing"),
-       &config->distributed.activation_checkpointing);
+  Take(distributed.Bool("activation_checkpointing"), &config->distributed.activation_checkpointing);
   Take(distributed.Bool("cpu_offload"), &config->distributed.cpu_offload);
   distributed.RejectUnknownKeys();
   TomlTable data = root.Table("data");
@@ -220,9 +219,9 @@ dropout = {}
       config.schedule.final_rate, config.precision.mixed, config.precision.tf32,
       config.distributed.zero_stage, config.distributed.activation_checkpointing,
       config.distributed.cpu_offload, config.data.kind, Quoted(config.data.directory),
-      config.data.max_shift, config.data.max_rotation, config.data.max_scaling,
-      config.data.augment, config.data.evaluation_samples, config.model.kind,
-      Quoted(config.model.weights), config.model.hidden,
+      config.data.max_shift, config.data.max_rotation, config.data.max_scaling, config.data.augment,
+      config.data.evaluation_samples, config.model.kind, Quoted(config.model.weights),
+      config.model.hidden,
       config.model.size.empty() ? "" : "size = \"" + config.model.size + "\"\n",
       config.model.vocabulary, config.model.context, config.model.layers, config.model.heads,
       config.model.width, config.model.dropout);

@@ -42,14 +42,15 @@ int Guarded(const Call& call) {
     const std::string text = error.what();
     const bool memory = text.find("out of memory") != std::string::npos ||
                         text.find("not enough memory") != std::string::npos;
-    return Report({envkit::ExitCode::kFailed,
-                   memory ? text.substr(0, text.find('\n')) : text,
-                   memory ? "the same global batch in more micro-steps needs less: raise accumulation; "
-                            "or share state among ranks: distributed.zero_stage, "
-                            "activation_checkpointing, cpu_offload"
-                          : "",
-                   {},
-                   false});
+    return Report(
+        {envkit::ExitCode::kFailed,
+         memory ? text.substr(0, text.find('\n')) : text,
+         memory ? "the same global batch in more micro-steps needs less: raise accumulation; "
+                  "or share state among ranks: distributed.zero_stage, "
+                  "activation_checkpointing, cpu_offload"
+                : "",
+         {},
+         false});
   }
 }
 
@@ -107,7 +108,8 @@ int Main(int argc, char** argv) {
   app.require_subcommand(0, 1);
   std::string checkpoint, run, out;
   CLI::App* exporting = app.add_subcommand(
-      "export", "Puts a checkpoint's weights together, as one safetensors file for any other program");
+      "export",
+      "Puts a checkpoint's weights together, as one safetensors file for any other program");
   exporting->add_option("CHECKPOINT", checkpoint, "Such as RUN/checkpoints/latest")->required();
   exporting->add_option("-o,--output", out, "The file")->type_name("FILE")->required();
   CLI::App* reporting =

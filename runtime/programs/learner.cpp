@@ -20,8 +20,7 @@ at::Tensor Wide(const at::Tensor& logits) {
 void AddUp(const at::Tensor& logits, const at::Tensor& labels, EvaluationSums* sums,
            at::Tensor* right) {
   const at::Tensor correct = logits.argmax(1).eq(labels);
-  sums->loss +=
-      at::cross_entropy_loss(Wide(logits), labels, {}, at::Reduction::Sum).item<double>();
+  sums->loss += at::cross_entropy_loss(Wide(logits), labels, {}, at::Reduction::Sum).item<double>();
   sums->right += correct.sum().item<double>();
   sums->count += static_cast<double>(labels.numel());
   if (right != nullptr) *right = correct;
@@ -67,9 +66,9 @@ std::shared_ptr<TensorDataset> Npy(const fs::path& folder, const std::string& pa
   const at::Tensor inputs = MapNpy(folder / (part + "_inputs.npy"));
   const at::Tensor labels = MapNpy(folder / (part + "_labels.npy"));
   if (inputs.dim() < 2 || labels.dim() != 1 || inputs.size(0) != labels.size(0))
-    throw Failure((folder / (part + "_labels.npy")).string() +
-                      ": inputs and labels do not belong together",
-                  "inputs are [n, …], labels [n]", 2);
+    throw Failure(
+        (folder / (part + "_labels.npy")).string() + ": inputs and labels do not belong together",
+        "inputs are [n, …], labels [n]", 2);
   return std::make_shared<TensorDataset>(Batch{inputs.to(at::kFloat), labels.to(at::kLong)});
 }
 
@@ -116,8 +115,10 @@ TrainingData OpenData(const TrainConfig& config) {
   } else {
     const std::int64_t context =
         config.model.size.empty() ? config.model.context : Gpt::Named(config.model.size).context;
-    data.train = std::make_shared<TokenDataset>(folder / "train.bin", context, config.model.vocabulary);
-    data.test = std::make_shared<TokenDataset>(folder / "val.bin", context, config.model.vocabulary);
+    data.train =
+        std::make_shared<TokenDataset>(folder / "train.bin", context, config.model.vocabulary);
+    data.test =
+        std::make_shared<TokenDataset>(folder / "val.bin", context, config.model.vocabulary);
     data.unit = "sequences";
   }
   return data;

@@ -15,7 +15,7 @@ namespace envkit {
 struct TrainingData {
   std::shared_ptr<const Dataset> train, test;
   std::int64_t channels = 1, rows = 1, columns = 1, classes = 10;
-  const char* unit = "images";  // of what train has
+  const char* unit = "images";                   // of what train has
   std::shared_ptr<const ImageDataset> pictures;  // the test images, where they can be looked at
 };
 

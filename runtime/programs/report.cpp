@@ -50,7 +50,8 @@ std::string ReadAll(const fs::path& file) {
 
 // Three significant digits, and no exponent where none is needed.
 std::string Number(double value) {
-  if (value != 0 && (std::abs(value) < 1e-3 || std::abs(value) >= 1e6)) return fmt::format("{:.2e}", value);
+  if (value != 0 && (std::abs(value) < 1e-3 || std::abs(value) >= 1e6))
+    return fmt::format("{:.2e}", value);
   return fmt::format("{:.4g}", value);
 }
 
@@ -76,11 +77,13 @@ std::string Chart(const std::string& title, const std::vector<Point>& points, bo
   y0 -= flat, y1 += flat;
   std::string path;
   for (const Point& point : drawn)
-    path += fmt::format("{}{:.1f},{:.1f}", path.empty() ? "M" : "L",
-                        kLeft + (point.step - x0) / (x1 - x0) * (kWidth - kLeft - kRight),
-                        kHeight - kBottom -
-                            (point.value - y0) / (y1 - y0) * (kHeight - kTop - kBottom));
-  const auto label = [&](double value) { return Number(logarithmic ? std::pow(10, value) : value); };
+    path += fmt::format(
+        "{}{:.1f},{:.1f}", path.empty() ? "M" : "L",
+        kLeft + (point.step - x0) / (x1 - x0) * (kWidth - kLeft - kRight),
+        kHeight - kBottom - (point.value - y0) / (y1 - y0) * (kHeight - kTop - kBottom));
+  const auto label = [&](double value) {
+    return Number(logarithmic ? std::pow(10, value) : value);
+  };
   return fmt::format(
       R"(<svg viewBox="0 0 {0} {1}" role="img" aria-label="{2}"><text x="{3}" y="16" class="t">{2}</text>
 <rect x="{3}" y="{4}" width="{5}" height="{6}" class="f"/>
@@ -112,8 +115,8 @@ std::string TimeSplit(const Curves& curves) {
     at += share;
   }
   if (bar.empty()) return "";
-  return "<h2>Where the time went</h2>\n<svg viewBox=\"0 0 640 24\">" + bar + "</svg>\n<p>" + legend +
-         "</p>\n";
+  return "<h2>Where the time went</h2>\n<svg viewBox=\"0 0 640 24\">" + bar + "</svg>\n<p>" +
+         legend + "</p>\n";
 }
 
 std::string Row(const std::string& name, const std::string& value) {
@@ -169,8 +172,7 @@ std::string RunReport(const fs::path& run) {
     if (!name.starts_with("train/") && !name.starts_with("eval/") && !name.starts_with("time/"))
       body += Chart(name, points, false);
   body += TimeSplit(curves);
-  if (summary.is_object())
-    body += "<h2>Environment</h2>\n<table>\n" + Rows(summary) + "</table>\n";
+  if (summary.is_object()) body += "<h2>Environment</h2>\n<table>\n" + Rows(summary) + "</table>\n";
   if (!config.empty()) body += "<h2>train.toml</h2>\n<pre>" + Escaped(config) + "</pre>\n";
   std::error_code error;
   const fs::path whole = fs::weakly_canonical(run, error);

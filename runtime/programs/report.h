@@ -6,7 +6,8 @@
 
 namespace envkit {
 
-// RUN: a folder with metrics.jsonl, and summary.json and train.toml where it has them. Throws Failure.
+// RUN: a folder with metrics.jsonl, and summary.json and train.toml where it has them. Throws
+// Failure.
 std::string RunReport(const std::filesystem::path& run);
 
 }  // namespace envkit

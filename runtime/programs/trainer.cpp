@@ -145,19 +145,17 @@ Schedule MakeSchedule(const TrainConfig& config, std::int64_t steps) {
 // A micro-step's samples of one rank.
 DataLoaderOptions LoaderOptions(const TrainConfig& config, std::int64_t samples,
                                 const RankInfo& ranks) {
-  const std::int64_t batch = config.global_batch,
-                     parts = config.accumulation * ranks.world_size;
+  const std::int64_t batch = config.global_batch, parts = config.accumulation * ranks.world_size;
   if (batch > samples)
-    throw Failure(fmt::format("a global batch of {} cannot be taken from {} samples", batch, samples),
-                  fmt::format("choose a batch of 1 to {}", samples), 2);
+    throw Failure(
+        fmt::format("a global batch of {} cannot be taken from {} samples", batch, samples),
+        fmt::format("choose a batch of 1 to {}", samples), 2);
   if (batch % parts != 0) {
     const std::int64_t below = batch / parts * parts;
     throw Failure(
-        fmt::format("a global batch of {} cannot be dealt equally to {} ranks{}", batch,
-                    ranks.world_size,
-                    config.accumulation > 1
-                        ? fmt::format(" in {} micro-steps", config.accumulation)
-                        : ""),
+        fmt::format(
+            "a global batch of {} cannot be dealt equally to {} ranks{}", batch, ranks.world_size,
+            config.accumulation > 1 ? fmt::format(" in {} micro-steps", config.accumulation) : ""),
         fmt::format("choose {}{}, or another number of ranks",
                     below > 0 ? fmt::format("{} or ", below) : "", below + parts),
         2);
@@ -185,8 +183,8 @@ Trainer::Trainer(const TrainJob& job)
       device_(SelectDevice(config_.device, ranks_.local_rank)),
       data_(OpenData(config_)),
       loader_(data_.train, LoaderOptions(config_, data_.train->size(), ranks_)),
-      schedule_(MakeSchedule(
-          config_, config_.epochs * (data_.train->size() / config_.global_batch))),
+      schedule_(
+          MakeSchedule(config_, config_.epochs * (data_.train->size() / config_.global_batch))),
       last_step_(config_.max_steps > 0 ? std::min(config_.max_steps, schedule_.total_steps)
                                        : schedule_.total_steps),
       communicator_((ShareCores(ranks_), Communicator::Connect(ranks_, device_))) {
@@ -390,8 +388,7 @@ Trainer::Evaluation Trainer::Evaluate() {
   constexpr std::int64_t kBatch = 250, kSequences = 8;
   const std::int64_t each = config_.model.kind == "gpt" ? kSequences : kBatch;
   std::int64_t count = data_.test->size();
-  if (config_.data.evaluation_samples > 0)
-    count = std::min(count, config_.data.evaluation_samples);
+  if (config_.data.evaluation_samples > 0) count = std::min(count, config_.data.evaluation_samples);
   const std::int64_t begin = count * ranks_.rank / ranks_.world_size;
   const std::int64_t end = count * (ranks_.rank + 1) / ranks_.world_size;
   // As many batches on every rank: forward is collective where parameters are sharded.
@@ -505,8 +502,9 @@ void Trainer::NameStraggler(const std::vector<double>& busy) {
   constexpr double kSlow = 1.5, kNotice = 0.5;  // times, seconds
   const auto slowest = std::max_element(busy.begin(), busy.end());
   if (*slowest > kSlow * usual && *slowest - usual > kNotice)
-    console_.Line(fmt::format("rank {} is slow: {:.1f} s of its own work in the last {} steps, others {:.1f} s",
-                              slowest - busy.begin(), *slowest, step_ - logged_step_, usual));
+    console_.Line(fmt::format(
+        "rank {} is slow: {:.1f} s of its own work in the last {} steps, others {:.1f} s",
+        slowest - busy.begin(), *slowest, step_ - logged_step_, usual));
 }
 
 void Trainer::Log(double loss) {
@@ -520,8 +518,9 @@ void Trainer::Log(double loss) {
   NameStraggler(busy);
   constexpr double kBound = 0.3, kNotice = 0.5;
   if (now.data - then.data > kBound * all && now.data - then.data > kNotice)
-    console_.Line(fmt::format("data-bound: {:.0f} % of the last {} steps' time went into waiting for data",
-                              100 * (now.data - then.data) / all, step_ - logged_step_));
+    console_.Line(
+        fmt::format("data-bound: {:.0f} % of the last {} steps' time went into waiting for data",
+                    100 * (now.data - then.data) / all, step_ - logged_step_));
   Scalars scalars = {{"train/loss", loss},
                      {"train/lr", schedule_.LearningRate(step_)},
                      {"train/samples_per_second", Speed()}};
@@ -634,10 +633,9 @@ void Trainer::EndEpoch(double loss) {
   const Evaluation evaluation = Evaluate();
   LogEvaluation(evaluation);
   Look();
-  console_.Finish(ProgressNow(loss),
-                  config_.model.kind == "gpt"
-                      ? fmt::format("test loss {:.3f}", evaluation.loss)
-                      : fmt::format("test accuracy {:.2f} %", 100 * accuracy_));
+  console_.Finish(ProgressNow(loss), config_.model.kind == "gpt"
+                                         ? fmt::format("test loss {:.3f}", evaluation.loss)
+                                         : fmt::format("test accuracy {:.2f} %", 100 * accuracy_));
 }
 
 void Trainer::Finish() {
@@ -646,10 +644,10 @@ void Trainer::Finish() {
       sharding() != nullptr ? sharding()->Whole() : learner_->Parameters();
   for (NamedTensor& buffer : learner_->Buffers()) model.push_back(std::move(buffer));
   if (!checkpoints_) return;
-  const fs::path file = checkpoints_->SaveFinal(
-      model, {{"model", config_.model.kind},
-              {"step", std::to_string(step_)},
-              {"test_accuracy", fmt::format("{:.4f}", accuracy_)}});
+  const fs::path file =
+      checkpoints_->SaveFinal(model, {{"model", config_.model.kind},
+                                      {"step", std::to_string(step_)},
+                                      {"test_accuracy", fmt::format("{:.4f}", accuracy_)}});
   const double speed =
       stepping_ > 0 ? static_cast<double>((step_ - first_step_) * config_.global_batch) / stepping_
                     : 0;
@@ -670,12 +668,12 @@ int Trainer::Run() {
   std::string how = communicator_->Transport();
   if (config_.distributed.zero_stage > 0)
     how += fmt::format(", ZeRO {}", config_.distributed.zero_stage);
-  console_.Line(fmt::format(
-      "{} with {} weights · {} {} · {} {} ({}) · global batch {}", config_.model.kind,
-      Thousands(weights), Thousands(data_.train->size()), data_.unit, ranks_.world_size,
-      fmt::format(fmt::runtime(ranks_.world_size == 1 ? "rank on {}" : "ranks on {}"),
-                  device_.is_cuda() ? "GPU" : "CPU"),
-      how, config_.global_batch));
+  console_.Line(
+      fmt::format("{} with {} weights · {} {} · {} {} ({}) · global batch {}", config_.model.kind,
+                  Thousands(weights), Thousands(data_.train->size()), data_.unit, ranks_.world_size,
+                  fmt::format(fmt::runtime(ranks_.world_size == 1 ? "rank on {}" : "ranks on {}"),
+                              device_.is_cuda() ? "GPU" : "CPU"),
+                  how, config_.global_batch));
   if (job_.resume) Resume(*job_.resume);
   first_step_ = logged_step_ = step_;
   started_ = Clock::now();

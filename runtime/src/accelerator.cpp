@@ -216,15 +216,15 @@ PreparedOptimizer Accelerator::Prepare(Optimizer& optimizer) {
     sharding.compute_type = state_->NarrowType();
     model->sharding = std::make_unique<Sharding>(
         state_->communicator, model->parameters, optimizer,
-        model->blocks != nullptr ? model->blocks->prefixes() : std::vector<std::string>(), sharding);
+        model->blocks != nullptr ? model->blocks->prefixes() : std::vector<std::string>(),
+        sharding);
     model->optimizer = &optimizer;
     if (model->blocks != nullptr)
-      model->blocks->SetRunner([shards = model->sharding.get(),
-                                checkpointed = options.activation_checkpointing](
-                                   std::size_t block, const at::Tensor& input,
-                                   const Blocks::Forward& forward) {
-        return shards->RunBlock(block, input, forward, checkpointed);
-      });
+      model->blocks->SetRunner(
+          [shards = model->sharding.get(), checkpointed = options.activation_checkpointing](
+              std::size_t block, const at::Tensor& input, const Blocks::Forward& forward) {
+            return shards->RunBlock(block, input, forward, checkpointed);
+          });
     return prepared;
   }
   TORCH_CHECK(false, "prepare: with zero_stage, prepare an optimizer together with its model");
@@ -276,7 +276,8 @@ Accelerator::Accumulation::~Accumulation() { state_->sync = before_; }
 Accelerator::Accumulation Accelerator::accumulate() {
   const bool ends = std::any_of(state_->loaders.begin(), state_->loaders.end(),
                                 [](const DataLoader* loader) { return loader->at_end(); });
-  const bool sync = ++state_->micro_steps % state_->options.gradient_accumulation_steps == 0 || ends;
+  const bool sync =
+      ++state_->micro_steps % state_->options.gradient_accumulation_steps == 0 || ends;
   if (sync) state_->micro_steps = 0;
   return Accumulation(state_.get(), sync);
 }
@@ -407,8 +408,7 @@ at::Tensor Accelerator::pad_across_processes(const at::Tensor& tensor, std::int6
   state_->communicator->AllReduceSum(extents);
   std::vector<std::int64_t> shape = tensor.sizes().vec();
   const std::int64_t extent = tensor.size(dim);
-  const auto most =
-      static_cast<std::int64_t>(*std::max_element(extents.begin(), extents.end()));
+  const auto most = static_cast<std::int64_t>(*std::max_element(extents.begin(), extents.end()));
   shape[static_cast<std::size_t>(dim)] = most;
   const at::Tensor padded = at::full(shape, value, tensor.options());
   padded.narrow(dim, first ? most - extent : 0, extent).copy_(tensor);
@@ -453,8 +453,7 @@ void Accelerator::save(const std::vector<NamedTensor>& tensors, const fs::path& 
 }
 
 void Accelerator::SaveModel(ModelState& model, const fs::path& folder) {
-  std::vector<NamedTensor> tensors =
-      model.sharding ? model.sharding->Whole() : model.parameters;
+  std::vector<NamedTensor> tensors = model.sharding ? model.sharding->Whole() : model.parameters;
   tensors.insert(tensors.end(), model.buffers.begin(), model.buffers.end());
   if (is_main_process()) {
     const fs::path hidden = BeginFolder(folder);
@@ -488,9 +487,8 @@ void AcceleratorState::SaveInto(const fs::path& folder) const {
                 sharded != models.end() ? (*sharded)->sharding->OptimizerState(*optimizers[i])
                                         : share(optimizers[i]->State()));
   }
-  WriteSlices(file("random"),
-              WholeSlices({{"random_state." + std::to_string(ranks.rank),
-                            at::detail::getDefaultCPUGenerator().get_state()}}));
+  WriteSlices(file("random"), WholeSlices({{"random_state." + std::to_string(ranks.rank),
+                                            at::detail::getDefaultCPUGenerator().get_state()}}));
 }
 
 void Accelerator::save_state(const fs::path& folder) {
@@ -501,8 +499,11 @@ void Accelerator::save_state(const fs::path& folder) {
   state.SaveInto(hidden);
   wait_for_everyone();
   if (is_main_process()) {
-    Json json = {{"schema", 1}, {"world_size", num_processes()}, {"loaders", Json::array()},
-                 {"schedulers", Json::array()}, {"custom", Json::object()}};
+    Json json = {{"schema", 1},
+                 {"world_size", num_processes()},
+                 {"loaders", Json::array()},
+                 {"schedulers", Json::array()},
+                 {"custom", Json::object()}};
     for (const DataLoader* loader : state.loaders)
       json["loaders"].push_back(
           {{"epoch", loader->position().epoch}, {"batch", loader->position().batch}});
@@ -576,7 +577,8 @@ void Accelerator::load_state(const fs::path& folder) {
       if (model->sharding && model->optimizer == state.optimizers[i]) {
         targets = model->sharding->OptimizerState(*state.optimizers[i]);
         // The count of steps is rank 0's to save, and everybody's to load.
-        if (!is_main_process()) targets.push_back(WholeSlices({state.optimizers[i]->State()[0]})[0]);
+        if (!is_main_process())
+          targets.push_back(WholeSlices({state.optimizers[i]->State()[0]})[0]);
       }
     ReadSlices(folder, Numbered("optimizer", i), targets);
   }

@@ -54,8 +54,8 @@ struct Setting {
 };
 
 struct Outcome {
-  std::vector<double> losses;            // of each step, over all ranks
-  std::vector<NamedTensor> parameters;   // on rank 0
+  std::vector<double> losses;           // of each step, over all ranks
+  std::vector<NamedTensor> parameters;  // on rank 0
 };
 
 // One training of 50 steps; stops after STOP of them with the state saved to STATE, or goes on from
@@ -338,16 +338,16 @@ TEST_CASE("ZeRO: what a stage frees is free") {
     const at::Tensor of_block = gpt.Parameters()[2].tensor;
     const auto bytes = [&] { return of_block.storage().nbytes(); };
     std::vector<std::size_t> inside;
-    gpt.blocks().SetRunner([&](std::size_t block, const at::Tensor& input,
-                               const Blocks::Forward& forward) {
-      return sharding.RunBlock(
-          block, input,
-          [&, forward](const at::Tensor& x) {
-            if (block == 0) inside.push_back(bytes());
-            return forward(x);
-          },
-          false);
-    });
+    gpt.blocks().SetRunner(
+        [&](std::size_t block, const at::Tensor& input, const Blocks::Forward& forward) {
+          return sharding.RunBlock(
+              block, input,
+              [&, forward](const at::Tensor& x) {
+                if (block == 0) inside.push_back(bytes());
+                return forward(x);
+              },
+              false);
+        });
     CHECK((bytes() == 0) == (stage == 3));
     sharding.BeforeForward();
     const at::Tensor loss = gpt.Loss(tokens.narrow(1, 0, kContext), tokens.narrow(1, 1, kContext));
@@ -407,8 +407,9 @@ TEST_CASE("accelerator: a value that is not finite is named, with its step") {
       mlp->Parameters()[2].tensor[0][1].fill_(NAN);
     }
     if (stage == 0) {
-      CHECK(FailureText(step) == "the loss is nan at step 2, on rank 0\n"
-                                 "the first tensor that is not finite: 2.weight");
+      CHECK(FailureText(step) ==
+            "the loss is nan at step 2, on rank 0\n"
+            "the first tensor that is not finite: 2.weight");
       continue;
     }
     CHECK(Contains(FailureText(step), "the loss is nan at step 2, on rank 0\n"));

@@ -161,12 +161,12 @@ TEST_CASE("loader: any number of ranks has the same global batches, from any pos
   const auto batches = [&](int world, DataLoader::Position from, int read_ahead) {
     std::vector<std::unique_ptr<DataLoader>> ranks;
     for (int rank = 0; rank < world; ++rank) {
-      ranks.push_back(std::make_unique<DataLoader>(
-          data, DataLoaderOptions{.batch_size = 12 / world,
-                                  .shuffle = true,
-                                  .seed = 3,
-                                  .drop_last = true,
-                                  .read_ahead = read_ahead}));
+      ranks.push_back(
+          std::make_unique<DataLoader>(data, DataLoaderOptions{.batch_size = 12 / world,
+                                                               .shuffle = true,
+                                                               .seed = 3,
+                                                               .drop_last = true,
+                                                               .read_ahead = read_ahead}));
       ranks.back()->Shard(rank, world, at::kCPU);
       ranks.back()->Seek(from);
     }
@@ -208,8 +208,7 @@ TEST_CASE("loader: what goes wrong in the background is thrown in front, in its 
   CHECK(loader.Next(&batch));
   CHECK(loader.Next(&batch));
   CHECK(FailureText([&] { loader.Next(&batch); }) == "sample 4 is damaged");
-  CHECK(FailureText([&] { loader.Seek({0, 6}); }) ==
-        "there is no batch 6 in epoch 0: it has 5");
+  CHECK(FailureText([&] { loader.Seek({0, 6}); }) == "there is no batch 6 in epoch 0: it has 5");
   CHECK(FailureText([] { DataLoader(std::make_shared<Failing>(), {.batch_size = 0}); }) ==
         "batches of 0 for 1 ranks cannot be taken from 10 samples");
 }

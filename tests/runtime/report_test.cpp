@@ -11,13 +11,15 @@ TEST_CASE("report: curves, time split, environment and configuration in one file
   const auto run = scratch / "20261125T120000Z-train";
   CHECK(FailureText([&] { RunReport(run); }) == "there is no " + (run / "metrics.jsonl").string());
   CHECK(FailureCode([&] { RunReport(run); }) == 2);
-  WriteFile(run / "metrics.jsonl",
-            R"({"time":1,"step":1,"epoch":1,"train/loss":2.5,"train/lr":0.001,"time/data":0.25,"time/forward":0.5}
+  WriteFile(
+      run / "metrics.jsonl",
+      R"({"time":1,"step":1,"epoch":1,"train/loss":2.5,"train/lr":0.001,"time/data":0.25,"time/forward":0.5}
 {"time":2,"step":10,"epoch":1,"train/loss":0.5,"train/lr":0.002,"time/data":0.25,"time/forward":0.5}
 {"time":3,"step":10,"epoch":1,"eval/accuracy":0.9}
 {"time":4,"step":10,"final":true,"test_accuracy":0.9,"model":"checkpoints/final/model.safetensors"}
 {"time":5,"st)");
-  WriteFile(run / "summary.json", R"({"job":"train","lock_digest":"sha256:<abc>","wall_s":{"job":9}})");
+  WriteFile(run / "summary.json",
+            R"({"job":"train","lock_digest":"sha256:<abc>","wall_s":{"job":9}})");
   WriteFile(run / "train.toml", "seed = 1 # <&>\n");
   const std::string page = RunReport(run);
   CHECK(page.starts_with("<!DOCTYPE html>\n"));

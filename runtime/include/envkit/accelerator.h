@@ -51,13 +51,14 @@ struct AcceleratorOptions {
   int gradient_accumulation_steps = 1;
   int zero_stage = 0;  // 0: DDP; 1, 2, 3: see Sharding
   bool cpu_offload = false;
-  bool activation_checkpointing = false;  // of the model's Blocks
-  bool find_unused_parameters = false;    // by DDP
-  bool tf32 = true;                       // of GPUs
-  bool check_finite = true;               // each loss on a CPU, each norm
+  bool activation_checkpointing = false;   // of the model's Blocks
+  bool find_unused_parameters = false;     // by DDP
+  bool tf32 = true;                        // of GPUs
+  bool check_finite = true;                // each loss on a CPU, each norm
   std::filesystem::path project_dir = {};  // of trackers
   CommunicatorOptions communicator = {};
-  std::shared_ptr<Communicator> connected = nullptr;  // to use instead of connecting, where there is one
+  std::shared_ptr<Communicator> connected =
+      nullptr;  // to use instead of connecting, where there is one
 };
 
 // Moves an optimizer's learning rate along a schedule.
@@ -192,7 +193,8 @@ class Accelerator {
     ClipValue(*model.state_, most);
   }
   bool optimizer_step_was_skipped() const;
-  std::unique_ptr<Autocast> autocast() const;  // while it lives; does nothing without mixed precision
+  std::unique_ptr<Autocast> autocast()
+      const;  // while it lives; does nothing without mixed precision
 
   // Between ranks. Collective. Tensors on device(), of equal shape and type on every rank.
   at::Tensor gather(const at::Tensor& tensor);  // [n, …] → [num_processes * n, …], by rank
@@ -213,9 +215,9 @@ class Accelerator {
     const std::size_t ranks = static_cast<std::size_t>(num_processes()),
                       rank = static_cast<std::size_t>(process_index()), each = items.size() / ranks,
                       more = items.size() % ranks, begin = rank * each + std::min(rank, more);
-    return std::vector<T>(items.begin() + static_cast<std::ptrdiff_t>(begin),
-                          items.begin() +
-                              static_cast<std::ptrdiff_t>(begin + each + (rank < more ? 1 : 0)));
+    return std::vector<T>(
+        items.begin() + static_cast<std::ptrdiff_t>(begin),
+        items.begin() + static_cast<std::ptrdiff_t>(begin + each + (rank < more ? 1 : 0)));
   }
   // Collective. Rank 0 calls it, then the others: for what rank 0 downloads and all read.
   void main_process_first(const std::function<void()>& call);
@@ -243,7 +245,8 @@ class Accelerator {
   DataLoader& skip_first_batches(DataLoader& loader, std::int64_t count);
 
   // Rank 0 writes project_dir/metrics.jsonl and project_dir/events. Local.
-  void init_trackers(const std::string& project, const std::map<std::string, std::string>& config = {});
+  void init_trackers(const std::string& project,
+                     const std::map<std::string, std::string>& config = {});
   void log(const Scalars& values, std::int64_t step);
   void end_training();
 

@@ -49,9 +49,9 @@ std::vector<Slice> ShareOf(const std::vector<NamedTensor>& tensors, int rank, in
 // All of STEM's tensors in FOLDER, put together, sorted by name.
 std::vector<NamedTensor> MergeSlices(const std::filesystem::path& folder, const std::string& stem);
 
-// A folder that appears whole or not at all: Begin makes a hidden one beside it, and Commit writes a
-// manifest with size and CRC-32C of each file in it, fsyncs, and renames it. One process calls both;
-// others may write files in between. Throws Failure.
+// A folder that appears whole or not at all: Begin makes a hidden one beside it, and Commit writes
+// a manifest with size and CRC-32C of each file in it, fsyncs, and renames it. One process calls
+// both; others may write files in between. Throws Failure.
 std::filesystem::path BeginFolder(const std::filesystem::path& folder);
 void CommitFolder(const std::filesystem::path& hidden, const std::filesystem::path& folder);
 // Throws Failure that names the file which is not as the manifest says.
@@ -77,9 +77,9 @@ struct Checkpoint {
   at::Tensor random_state;  // of torch's CPU generator: bytes, or a row of them for each rank
 };
 
-// DIRECTORY/step-000470/{model,optimizer}.safetensors (in several files where parameters are sharded),
-// state.json and manifest.json, which holds size and CRC-32C of the others; DIRECTORY/latest points
-// at the newest. One process deletes and renames: rank 0.
+// DIRECTORY/step-000470/{model,optimizer}.safetensors (in several files where parameters are
+// sharded), state.json and manifest.json, which holds size and CRC-32C of the others;
+// DIRECTORY/latest points at the newest. One process deletes and renames: rank 0.
 class CheckpointStore {
  public:
   explicit CheckpointStore(std::filesystem::path directory);

@@ -1,5 +1,5 @@
-// Data sets for DataLoader. All of them are mapped from files, never read as a whole, and refuse with
-// Failure what contradicts its own header.
+// Data sets for DataLoader. All of them are mapped from files, never read as a whole, and refuse
+// with Failure what contradicts its own header.
 #pragma once
 
 #include <ATen/core/Tensor.h>

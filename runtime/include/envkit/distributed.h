@@ -68,7 +68,8 @@ class Communicator {
   const RankInfo& ranks() const;
   at::Device device() const;
   bool is_main() const { return ranks().rank == 0; }
-  // Seconds that this rank has spent in collective calls, those of DataParallel's backward included.
+  // Seconds that this rank has spent in collective calls, those of DataParallel's backward
+  // included.
   double Seconds() const;
   // How gradients travel: "one rank", "shared memory", "gloo" or "nccl".
   std::string Transport() const;
@@ -81,9 +82,9 @@ class Communicator {
   // In place, summed; the fastest way there is. TENSOR: dense, on device().
   void AllReduceSum(const at::Tensor& tensor);
   void Barrier();
-  std::string Broadcast(const std::string& text);          // rank 0's text, on every rank
+  std::string Broadcast(const std::string& text);            // rank 0's text, on every rank
   std::vector<std::string> Gather(const std::string& text);  // every rank's text, on every rank
-  void Broadcast(const std::vector<at::Tensor>& tensors);  // rank 0's contents, in place
+  void Broadcast(const std::vector<at::Tensor>& tensors);    // rank 0's contents, in place
   // SHARD: contiguous, n elements. FULL: contiguous, world_size * n, by rank; of the same type.
   void AllGather(const at::Tensor& shard, const at::Tensor& full);
   // The same in the background: FULL is whole once Wait of what is returned has returned.

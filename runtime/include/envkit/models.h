@@ -97,7 +97,8 @@ class ResNet {
   };
   ResNet(const Options& options, at::Device device);  // throws Failure for another depth
 
-  at::Tensor Forward(const at::Tensor& images) const;  // [n, channels, rows, columns] → [n, classes]
+  at::Tensor Forward(
+      const at::Tensor& images) const;  // [n, channels, rows, columns] → [n, classes]
   std::vector<NamedTensor> Parameters() const;
   std::vector<NamedTensor> Buffers() const;  // running means and variances
   void Train(bool training) { training_ = training; }
@@ -120,9 +121,10 @@ class ResNet {
   std::vector<NamedTensor> parameters_, buffers_;
 };
 
-// Copies a safetensors file's tensors into TARGET. Names may begin with "transformer." or "module.",
-// other types are converted; what Hugging Face adds to GPT-2's weights (attention masks, the tied
-// lm_head) is passed over. Throws Failure when a tensor is missing, left over, or of another shape.
+// Copies a safetensors file's tensors into TARGET. Names may begin with "transformer." or
+// "module.", other types are converted; what Hugging Face adds to GPT-2's weights (attention masks,
+// the tied lm_head) is passed over. Throws Failure when a tensor is missing, left over, or of
+// another shape.
 void LoadWeights(const std::vector<NamedTensor>& target, const std::filesystem::path& file);
 
 }  // namespace envkit

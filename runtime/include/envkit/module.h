@@ -20,7 +20,8 @@ std::vector<NamedTensor> ParametersOf(const Model& model) {
     return model.Parameters();
   } else {
     std::vector<NamedTensor> parameters;
-    for (const auto& item : model.named_parameters()) parameters.push_back({item.key(), item.value()});
+    for (const auto& item : model.named_parameters())
+      parameters.push_back({item.key(), item.value()});
     return parameters;
   }
 }

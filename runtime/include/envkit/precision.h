@@ -8,8 +8,8 @@
 
 namespace envkit {
 
-// While it lives, operators on tensors of DEVICE compute in TYPE where that is safe. Of this thread;
-// may be nested.
+// While it lives, operators on tensors of DEVICE compute in TYPE where that is safe. Of this
+// thread; may be nested.
 class Autocast {
  public:
   Autocast(at::DeviceType device, at::ScalarType type, bool enabled = true);

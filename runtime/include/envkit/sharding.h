@@ -56,7 +56,7 @@ class Sharding {
   // Collective. As DataParallel's; with SYNC false, stage 1 keeps this rank's gradients to itself
   // until the next call with SYNC true. Stages 2 and 3 sum shards each time.
   void Backward(const at::Tensor& loss, bool sync);
-  double GradientNorm();              // collective: of the mean gradient, over all parameters
+  double GradientNorm();               // collective: of the mean gradient, over all parameters
   void ScaleGradients(double factor);  // local
   void ClampGradients(double limit);   // local: each value to [-limit, limit]
   // Collective. After the optimizer's step: parameters follow their shards.

@@ -131,8 +131,7 @@ void PointAt(const fs::path& directory, const char* link, const std::string& nam
   fs::remove(fresh, error);
   fs::create_directory_symlink(name, fresh, error);
   if (!error) fs::rename(fresh, directory / link, error);
-  if (error)
-    throw Failure("cannot move " + (directory / link).string() + ": " + error.message());
+  if (error) throw Failure("cannot move " + (directory / link).string() + ": " + error.message());
 }
 
 }  // namespace

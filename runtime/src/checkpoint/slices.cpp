@@ -63,7 +63,8 @@ std::optional<std::vector<std::int64_t>> ParseShape(std::string_view text) {
 
 std::string ShapeText(const std::vector<std::int64_t>& shape) {
   std::string text;
-  for (const std::int64_t extent : shape) text += (text.empty() ? "" : ",") + std::to_string(extent);
+  for (const std::int64_t extent : shape)
+    text += (text.empty() ? "" : ",") + std::to_string(extent);
   return text;
 }
 
@@ -80,12 +81,13 @@ Slice AsSlice(const fs::path& file, const NamedTensor& tensor,
   const auto shape_text = metadata.find(kShape + slice.name);
   if (shape_text == metadata.end()) return {tensor.name, slice.shape, 0, slice.end, slice.values};
   const auto begin = Number(std::string_view(tensor.name).substr(open + 1, colon - open - 1));
-  const auto end = Number(
-      std::string_view(tensor.name).substr(colon + 1, tensor.name.size() - colon - 2));
+  const auto end =
+      Number(std::string_view(tensor.name).substr(colon + 1, tensor.name.size() - colon - 2));
   const auto shape = ParseShape(shape_text->second);
   if (!begin || !end || !shape || *end < *begin || *end - *begin != tensor.tensor.numel() ||
       *end > Count(*shape))
-    throw Failure(file.string() + ": tensor \"" + tensor.name + "\" is not the slice that it claims");
+    throw Failure(file.string() + ": tensor \"" + tensor.name +
+                  "\" is not the slice that it claims");
   slice.shape = *shape;
   slice.begin = *begin;
   slice.end = *end;
@@ -132,9 +134,9 @@ void WriteSlices(const fs::path& file, const std::vector<Slice>& slices,
       continue;
     }
     all[kShape + slice.name] = ShapeText(slice.shape);
-    tensors.push_back({slice.name + "[" + std::to_string(slice.begin) + ":" +
-                           std::to_string(slice.end) + "]",
-                       slice.values});
+    tensors.push_back(
+        {slice.name + "[" + std::to_string(slice.begin) + ":" + std::to_string(slice.end) + "]",
+         slice.values});
   }
   WriteSafetensors(file, tensors, all);
 }
@@ -147,13 +149,13 @@ void ReadSlices(const fs::path& folder, const std::string& stem,
   std::map<const Slice*, std::pair<at::Tensor, std::int64_t>> filled;  // values, how many
   for (const Slice& target : targets) {
     wanted[target.name].push_back(&target);
-    const bool direct = target.values.dim() == 1 && target.values.is_contiguous() &&
-                        target.values.is_cpu();
-    filled[&target] = {direct ? target.values.detach()
-                              : at::empty({target.end - target.begin},
-                                          target.values.options().device(at::kCPU).requires_grad(
-                                              false)),
-                       0};
+    const bool direct =
+        target.values.dim() == 1 && target.values.is_contiguous() && target.values.is_cpu();
+    filled[&target] = {
+        direct ? target.values.detach()
+               : at::empty({target.end - target.begin},
+                           target.values.options().device(at::kCPU).requires_grad(false)),
+        0};
   }
   for (const fs::path& file : Files(folder, stem)) {
     const SafetensorsFile contents = ReadSafetensors(file);
@@ -180,8 +182,7 @@ void ReadSlices(const fs::path& folder, const std::string& stem,
     const auto& [values, count] = filled[&target];
     if (count < target.end - target.begin)
       throw Failure((folder / stem).string() + ": values of " + target.name + " are missing");
-    if (!values.is_alias_of(target.values))
-      target.values.copy_(values.view(target.values.sizes()));
+    if (!values.is_alias_of(target.values)) target.values.copy_(values.view(target.values.sizes()));
   }
 }
 
@@ -245,8 +246,7 @@ void CommitFolder(const fs::path& hidden, const fs::path& folder) {
   for (const auto& entry : fs::directory_iterator(hidden))
     files[entry.path().filename().string()] = {{"bytes", fs::file_size(entry.path())},
                                                {"crc32c", Hex(FileCrc32c(entry.path()))}};
-  WriteDurably(hidden / "manifest.json",
-               Json{{"schema", 1}, {"files", files}}.dump(2) + "\n");
+  WriteDurably(hidden / "manifest.json", Json{{"schema", 1}, {"files", files}}.dump(2) + "\n");
   SyncFolder(hidden);
   ReplaceFolder(hidden, folder);
 }

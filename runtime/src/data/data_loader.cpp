@@ -25,9 +25,8 @@ TensorDataset::TensorDataset(Batch tensors) : tensors_(std::move(tensors)) {
 std::int64_t TensorDataset::size() const { return tensors_.empty() ? 0 : tensors_[0].size(0); }
 
 Batch TensorDataset::Get(std::span<const std::int64_t> indices, std::int64_t /*epoch*/) const {
-  const at::Tensor rows =
-      at::from_blob(const_cast<std::int64_t*>(indices.data()),
-                    {static_cast<std::int64_t>(indices.size())}, at::kLong);
+  const at::Tensor rows = at::from_blob(const_cast<std::int64_t*>(indices.data()),
+                                        {static_cast<std::int64_t>(indices.size())}, at::kLong);
   Batch batch;
   for (const at::Tensor& tensor : tensors_) batch.push_back(at::index_select(tensor, 0, rows));
   return batch;
@@ -179,8 +178,7 @@ bool DataLoader::Next(Batch* batch) {
     state.ready.pop_front();
     state.changed.notify_all();
   }
-  state.waited +=
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  state.waited += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   if (read.error) {
     state.Stop();
     std::rethrow_exception(read.error);
@@ -190,7 +188,8 @@ bool DataLoader::Next(Batch* batch) {
   state.next = state.After(read.position);
   *batch = std::move(read.batch);
   if (!state.device.is_cpu())
-    for (at::Tensor& tensor : *batch) tensor = tensor.pin_memory().to(state.device, /*non_blocking=*/true);
+    for (at::Tensor& tensor : *batch)
+      tensor = tensor.pin_memory().to(state.device, /*non_blocking=*/true);
   return true;
 }
 

@@ -61,7 +61,8 @@ CifarDataset::CifarDataset(const fs::path& folder, bool train, bool augment, std
     if (size == 0 || size % kRecord != 0)
       DamagedData(file, "is no CIFAR-10 batch: its size is no multiple of 3073");
     if (per_file_ == 0) per_file_ = size / kRecord;
-    if (size / kRecord != per_file_) DamagedData(file, "has another number of images than the others");
+    if (size / kRecord != per_file_)
+      DamagedData(file, "has another number of images than the others");
     for (std::int64_t i = 0; i < per_file_; ++i)
       if (bytes.data[static_cast<std::size_t>(i * kRecord)] > 9)
         DamagedData(file, "label " + std::to_string(i) + " is not below 10");
@@ -71,8 +72,9 @@ CifarDataset::CifarDataset(const fs::path& folder, bool train, bool augment, std
 }
 
 Batch CifarDataset::Get(std::span<const std::int64_t> indices, std::int64_t epoch) const {
-  Batch batch{at::empty({Count(indices), 3, kSide, kSide}, at::kFloat, at::MemoryFormat::ChannelsLast),
-              at::empty({Count(indices)}, at::kLong)};
+  Batch batch{
+      at::empty({Count(indices), 3, kSide, kSide}, at::kFloat, at::MemoryFormat::ChannelsLast),
+      at::empty({Count(indices)}, at::kLong)};
   float* out = batch[0].mutable_data_ptr<float>();
   auto* labels = batch[1].mutable_data_ptr<std::int64_t>();
   for (const std::int64_t index : indices) {
@@ -94,8 +96,7 @@ Batch CifarDataset::Get(std::span<const std::int64_t> indices, std::int64_t epoc
         const bool inside = from_y >= 0 && from_y < kSide && from_x >= 0 && from_x < kSide;
         for (std::size_t c = 0; c < 3; ++c) {
           const std::uint8_t* plane = record + 1 + static_cast<std::int64_t>(c) * kPlane;
-          const float value =
-              inside ? static_cast<float>(plane[from_y * kSide + from_x]) / 255 : 0;
+          const float value = inside ? static_cast<float>(plane[from_y * kSide + from_x]) / 255 : 0;
           *out++ = (value - kMean[c]) / kDeviation[c];
         }
       }
@@ -165,7 +166,8 @@ at::Tensor MapNpy(const fs::path& file) {
   const std::string_view header = data.substr(begin, length);
   const auto after = [&](std::string_view key) {
     const std::size_t at = header.find(key);
-    if (at == std::string_view::npos) DamagedData(file, "has no " + std::string(key) + " in its header");
+    if (at == std::string_view::npos)
+      DamagedData(file, "has no " + std::string(key) + " in its header");
     std::string_view rest = header.substr(at + key.size());
     while (!rest.empty() && (rest[0] == ' ' || rest[0] == ':')) rest.remove_prefix(1);
     return rest;
@@ -181,7 +183,8 @@ at::Tensor MapNpy(const fs::path& file) {
   const auto type = std::find_if(std::begin(kTypes), std::end(kTypes),
                                  [&](const Type& t) { return description.starts_with(t.name); });
   if (type == std::end(kTypes))
-    DamagedData(file, "has values of type " + std::string(description.substr(0, description.find(','))) +
+    DamagedData(file, "has values of type " +
+                          std::string(description.substr(0, description.find(','))) +
                           ", which are none of ours");
   if (!after("'fortran_order'").starts_with("False")) DamagedData(file, "is in Fortran order");
   std::string_view shape_text = after("'shape'");
@@ -207,18 +210,19 @@ at::Tensor MapNpy(const fs::path& file) {
   }
   const std::size_t values = begin + length;
   std::int64_t size = 0;
-  if (__builtin_mul_overflow(count, static_cast<std::int64_t>(c10::elementSize(type->type)), &size) ||
+  if (__builtin_mul_overflow(count, static_cast<std::int64_t>(c10::elementSize(type->type)),
+                             &size) ||
       size != static_cast<std::int64_t>(data.size() - values))
     DamagedData(file, "has " + std::to_string(data.size() - values) +
                           " bytes of values, which is not what its shape says");
   if (values % c10::elementSize(type->type) != 0)
     DamagedData(file, "has a header that leaves its values unaligned");
-  if (type->type == at::kBool &&
-      std::any_of(data.begin() + static_cast<std::ptrdiff_t>(values), data.end(),
-                  [](char c) { return c != 0 && c != 1; }))
+  if (type->type == at::kBool && std::any_of(data.begin() + static_cast<std::ptrdiff_t>(values),
+                                             data.end(), [](char c) { return c != 0 && c != 1; }))
     DamagedData(file, "has a boolean that is neither 0 nor 1");
-  return at::from_blob(const_cast<std::uint8_t*>(bytes.data.data()) + values, shape,
-                       [owner = bytes.owner](void*) {}, at::TensorOptions(type->type));
+  return at::from_blob(
+      const_cast<std::uint8_t*>(bytes.data.data()) + values, shape, [owner = bytes.owner](void*) {},
+      at::TensorOptions(type->type));
 }
 
 }  // namespace envkit

@@ -23,8 +23,7 @@ class Stopwatch {
  public:
   explicit Stopwatch(double* seconds) : seconds_(seconds) {}
   ~Stopwatch() {
-    *seconds_ +=
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
+    *seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
   }
   Stopwatch(const Stopwatch&) = delete;
   Stopwatch& operator=(const Stopwatch&) = delete;

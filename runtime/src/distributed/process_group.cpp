@@ -392,12 +392,11 @@ void Communicator::ReduceScatterSum(const at::Tensor& full, const at::Tensor& sh
       state_->shared->ReduceScatter(full.const_data_ptr<float>(), shard.mutable_data_ptr<float>(),
                                     count);
     else
-      state_->shared->ReduceScatter(full.const_data_ptr<double>(),
-                                    shard.mutable_data_ptr<double>(), count);
+      state_->shared->ReduceScatter(full.const_data_ptr<double>(), shard.mutable_data_ptr<double>(),
+                                    count);
   } else {
-    Waited("a reduce-scatter", ranks(), [&] {
-      ReduceScatterInto(*state_->group, shard.view({-1}), full.view({-1}))->wait();
-    });
+    Waited("a reduce-scatter", ranks(),
+           [&] { ReduceScatterInto(*state_->group, shard.view({-1}), full.view({-1}))->wait(); });
   }
 }
 

@@ -111,15 +111,17 @@ void Sharding::State::Make(Group& group, std::vector<Part> parts, std::size_t op
   const auto own = first.options().requires_grad(false);
   const at::Tensor values = at::zeros({padded}, own);
   for (const Part& part : parts) {
-    TORCH_CHECK(part.parameter.tensor.scalar_type() == first.scalar_type(), "Sharding: ",
-                part.parameter.name, " is of another type than ", parts[0].parameter.name);
+    TORCH_CHECK(part.parameter.tensor.scalar_type() == first.scalar_type(),
+                "Sharding: ", part.parameter.name, " is of another type than ",
+                parts[0].parameter.name);
     values.narrow(0, part.offset, part.count).view(part.shape).copy_(part.parameter.tensor);
   }
   communicator->Broadcast({values});
   const std::int64_t begin = group.shard_size * ranks.rank;
   const at::ScalarType type = options.compute_type.value_or(first.scalar_type());
   group.full = type == first.scalar_type() ? values : values.to(type);
-  group.writable = at::empty({0}, group.full.options()).set_(group.full.storage(), 0, {padded}, {1});
+  group.writable =
+      at::empty({0}, group.full.options()).set_(group.full.storage(), 0, {padded}, {1});
   group.whole = true;
   const auto kept = options.cpu_offload ? own.device(at::kCPU) : own;
   group.shard = values.narrow(0, begin, group.shard_size).to(kept).clone();
@@ -159,7 +161,8 @@ void Sharding::State::StartGather(Group& group) {
   const c10::AutoGradMode no_grad(false);
   if (!group.has_memory) NewMemory(group.full);
   group.has_memory = true;
-  group.gathering = communicator->StartAllGather(group.shard.to(group.full.options()), group.writable);
+  group.gathering =
+      communicator->StartAllGather(group.shard.to(group.full.options()), group.writable);
   group.is_gathering = true;
 }
 
@@ -278,9 +281,8 @@ at::Tensor Sharding::RunBlock(std::size_t block, const at::Tensor& input,
   } else {
     output = forward(input);
     if (state.options.stage == 3 && output.requires_grad())
-      output.register_hook([before_backward](const at::Tensor& /*gradient*/) {
-        before_backward();
-      });
+      output.register_hook(
+          [before_backward](const at::Tensor& /*gradient*/) { before_backward(); });
   }
   state.Free(group);
   return output;
@@ -369,8 +371,8 @@ void AddSlices(const std::vector<Part>& parts, std::int64_t begin, const at::Ten
 std::vector<Slice> Sharding::Parameters() const {
   std::vector<Slice> slices;
   for (const auto& group : state_->groups)
-    AddSlices(group->parts, group->shard_size * state_->communicator->ranks().rank, group->shard, "",
-              &slices);
+    AddSlices(group->parts, group->shard_size * state_->communicator->ranks().rank, group->shard,
+              "", &slices);
   return slices;
 }
 

@@ -27,10 +27,10 @@ namespace {
 
 // A layer's parameters, in this order.
 enum Index { kLn1W, kLn1B, kAttnW, kAttnB, kProjW, kProjB, kLn2W, kLn2B, kFcW, kFcB, kOutW, kOutB };
-constexpr const char* kNames[] = {
-    "ln_1.weight",        "ln_1.bias",        "attn.c_attn.weight", "attn.c_attn.bias",
-    "attn.c_proj.weight", "attn.c_proj.bias", "ln_2.weight",        "ln_2.bias",
-    "mlp.c_fc.weight",    "mlp.c_fc.bias",    "mlp.c_proj.weight",  "mlp.c_proj.bias"};
+constexpr const char* kNames[] = {"ln_1.weight",      "ln_1.bias",          "attn.c_attn.weight",
+                                  "attn.c_attn.bias", "attn.c_proj.weight", "attn.c_proj.bias",
+                                  "ln_2.weight",      "ln_2.bias",          "mlp.c_fc.weight",
+                                  "mlp.c_fc.bias",    "mlp.c_proj.weight",  "mlp.c_proj.bias"};
 
 constexpr double kEpsilon = 1e-5;
 
@@ -151,9 +151,9 @@ Mlp::Mlp(const Options& options, at::Device device) {
     const at::Tensor weight = at::empty({out, in}, at::kFloat).uniform_(-bound, bound, generator);
     parameters_.push_back(
         {name + ".weight", weight.to(device, options.type).set_requires_grad(true)});
-    parameters_.push_back({name + ".bias", at::zeros({out}, at::TensorOptions(options.type).device(
-                                                                device))
-                                               .set_requires_grad(true)});
+    parameters_.push_back(
+        {name + ".bias",
+         at::zeros({out}, at::TensorOptions(options.type).device(device)).set_requires_grad(true)});
   }
 }
 

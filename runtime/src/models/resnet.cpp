@@ -79,8 +79,7 @@ ResNet::ResNet(const Options& options, at::Device device) : options_(options) {
   for (int stage = 0; stage < 4; ++stage) {
     const std::int64_t width = kFirst << stage, out = width * expansion;
     for (int i = 0; i < counts[deep ? 1 : 0][stage]; ++i) {
-      const std::string name =
-          "layer" + std::to_string(stage + 1) + "." + std::to_string(i) + ".";
+      const std::string name = "layer" + std::to_string(stage + 1) + "." + std::to_string(i) + ".";
       const std::int64_t stride = i == 0 && stage > 0 ? 2 : 1;
       Block block;
       if (deep) {
@@ -106,11 +105,11 @@ ResNet::ResNet(const Options& options, at::Device device) : options_(options) {
 at::Tensor ResNet::Apply(const Convolution& convolution, const at::Tensor& x) const {
   if (training_) convolution.batches.add_(1);
   constexpr double kMomentum = 0.1, kEpsilon = 1e-5;
-  return at::batch_norm(at::conv2d(x, convolution.weight, {}, convolution.stride,
-                                   convolution.padding),
-                        convolution.scale, convolution.shift, convolution.mean,
-                        convolution.variance, training_, kMomentum, kEpsilon,
-                        /*cudnn_enabled=*/true);
+  return at::batch_norm(
+      at::conv2d(x, convolution.weight, {}, convolution.stride, convolution.padding),
+      convolution.scale, convolution.shift, convolution.mean, convolution.variance, training_,
+      kMomentum, kEpsilon,
+      /*cudnn_enabled=*/true);
 }
 
 at::Tensor ResNet::Forward(const at::Tensor& images) const {

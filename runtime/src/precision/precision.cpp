@@ -41,8 +41,8 @@ bool GradScaler::Unscale(const std::vector<at::Tensor>& parameters) const {
   bool finite = true;
   while (!gradients.empty()) {
     const at::Tensor first = gradients.front();
-    const auto same = std::stable_partition(
-        gradients.begin(), gradients.end(), [&](const at::Tensor& each) {
+    const auto same =
+        std::stable_partition(gradients.begin(), gradients.end(), [&](const at::Tensor& each) {
           return each.device() != first.device() || each.scalar_type() != first.scalar_type();
         });
     const std::vector<at::Tensor> list(same, gradients.end());

@@ -103,9 +103,9 @@ void AppendChunk(std::string* png, const char* type, const std::string& data) {
   AppendBigEndian(png, static_cast<std::uint32_t>(data.size()));
   const std::string body = type + data;
   *png += body;
-  AppendBigEndian(png, static_cast<std::uint32_t>(crc32(
-                           0, reinterpret_cast<const Bytef*>(body.data()),
-                           static_cast<uInt>(body.size()))));
+  AppendBigEndian(png,
+                  static_cast<std::uint32_t>(crc32(0, reinterpret_cast<const Bytef*>(body.data()),
+                                                   static_cast<uInt>(body.size()))));
 }
 
 }  // namespace
