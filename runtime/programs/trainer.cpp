@@ -342,6 +342,8 @@ double Trainer::Step() {
     accelerator_->backward(loss);
     times_.backward += Seconds(Clock::now() - forward);
   }
+  const double in_backward = communicator_->Seconds() - communicated;
+  times_.backward -= in_backward;
   const Clock::time_point begin = Clock::now();
   // One sum carries the mean loss, and whether any rank was told to stop. NaN survives it, so that
   // all ranks see it in the same step.
@@ -375,10 +377,9 @@ double Trainer::Step() {
   optimizer_->learning_rate = schedule_.LearningRate(step_);
   stepper_.step();
   stepper_.zero_grad();
-  times_.optimizer += Seconds(Clock::now() - begin);
   const double waited = communicator_->Seconds() - communicated;
+  times_.optimizer += Seconds(Clock::now() - begin) - (waited - in_backward);
   times_.communication += waited;
-  times_.backward -= std::min(waited, times_.backward);
   return mean;
 }
 
@@ -442,6 +443,7 @@ void Trainer::Look() {
   for (at::Tensor& tensor : batch) tensor = tensor.to(device_);
   EvaluationSums sums;
   at::Tensor right;
+  const auto autocast = accelerator_->autocast();
   learner_->Evaluate(batch, &sums, &right);
   right = right.to(at::kCPU);
   for (std::size_t i = 0; i < indices.size() && wrong.size() < kMost; ++i)

@@ -213,7 +213,9 @@ PreparedOptimizer Accelerator::Prepare(Optimizer& optimizer) {
     ShardingOptions sharding;
     sharding.stage = options.zero_stage;
     sharding.cpu_offload = options.cpu_offload;
-    sharding.compute_type = state_->NarrowType();
+    // Gathered narrow, layer by layer; elsewhere autocast alone decides what is narrow.
+    if (options.zero_stage == 3 && model->blocks != nullptr && !model->blocks->prefixes().empty())
+      sharding.compute_type = state_->NarrowType();
     model->sharding = std::make_unique<Sharding>(
         state_->communicator, model->parameters, optimizer,
         model->blocks != nullptr ? model->blocks->prefixes() : std::vector<std::string>(),

@@ -142,32 +142,35 @@ TEST_CASE("child: every stage against one process" * doctest::skip()) {
   CHECK(exact.losses.size() == 50);
   CHECK(exact.losses.back() < exact.losses.front());
   const Outcome single = Train(alone, {.type = at::kFloat});
+  const int world = ranks->ranks().world_size;
+  const bool gloo = std::getenv("ENVKIT_TEST_GLOO") != nullptr;
   for (const int stage : {0, 1, 2, 3}) {
+    CAPTURE(stage);
     for (const int accumulation : {1, 4}) {
-      for (const bool checkpointing : {false, true}) {
-        if (checkpointing && accumulation == 4) continue;
-        CAPTURE(stage);
-        CAPTURE(accumulation);
-        CAPTURE(checkpointing);
-        const Outcome outcome = Train(ranks, {.stage = stage,
-                                              .accumulation = accumulation,
-                                              .checkpointing = checkpointing,
-                                              .offload = accumulation == 4});
-        CHECK(Distance(outcome.losses, exact.losses) < 1e-9);
-        if (ranks->is_main()) CHECK(Distance(outcome.parameters, exact.parameters) < 1e-9);
-      }
+      if (gloo && world == 4 && accumulation == 4) continue;
+      CAPTURE(accumulation);
+      const Outcome outcome = Train(ranks, {.stage = stage,
+                                            .accumulation = accumulation,
+                                            .checkpointing = accumulation == 4,
+                                            .offload = accumulation == 4});
+      CHECK(Distance(outcome.losses, exact.losses) < 1e-9);
+      if (ranks->is_main()) CHECK(Distance(outcome.parameters, exact.parameters) < 1e-9);
     }
+    if (gloo) continue;
     const Outcome outcome = Train(ranks, {.stage = stage, .type = at::kFloat});
     CHECK(Distance(outcome.losses, single.losses) < 1e-4);
+    if (world != 2) continue;
     // The band of bf16: each loss within 3 % of fp32's.
-    const Outcome narrow =
-        Train(ranks, {.stage = stage, .type = at::kFloat, .mixed_precision = "bf16"});
+    const Setting bf16{.stage = stage, .type = at::kFloat, .mixed_precision = "bf16"};
+    const Outcome narrow = Train(ranks, bf16);
     CHECK(Distance(narrow.losses, single.losses) < 3e-2);
     CHECK(Distance(narrow.losses, single.losses) > 1e-6);
+    Setting again = bf16;
+    again.checkpointing = true;  // nothing of one step's narrow weights is left in the next
+    CHECK(Train(ranks, again).losses == narrow.losses);
     if (ranks->is_main()) {
       CHECK((narrow.parameters[0].tensor.scalar_type() == at::kFloat));
-      MESSAGE("ZeRO stage " << stage << ", " << ranks->ranks().world_size
-                            << " ranks: losses differ by "
+      MESSAGE("ZeRO stage " << stage << ": losses differ by "
                             << Distance(outcome.losses, single.losses) << " in fp32, by "
                             << Distance(narrow.losses, single.losses) << " in bf16");
     }
@@ -211,20 +214,19 @@ TEST_CASE("child: goes on from a state" * doctest::skip()) {
   const fs::path folder = std::getenv("ENVKIT_TEST_OUT");
   const Outcome exact = Train(Communicator::Connect({}, at::kCPU), {});
   const std::vector<double> rest(exact.losses.begin() + 20, exact.losses.end());
+  const int world = ranks->ranks().world_size;
   for (const int saved : {0, 1, 2, 3}) {
-    for (const int stage : {0, 3}) {
-      CAPTURE(saved);
-      CAPTURE(stage);
-      const Outcome outcome = Train(ranks, {.stage = stage}, folder / std::to_string(saved));
-      CHECK(Distance(outcome.losses, rest) < 1e-9);
-      if (ranks->is_main()) CHECK(Distance(outcome.parameters, exact.parameters) < 1e-9);
-      if (ranks->ranks().world_size == 2 && stage == saved) {
-        // Bit for bit what these ranks have without a break.
-        const Outcome whole = Train(ranks, {.stage = stage});
-        CHECK(outcome.losses == std::vector<double>(whole.losses.begin() + 20, whole.losses.end()));
-        if (ranks->is_main()) CHECK(Distance(outcome.parameters, whole.parameters) == 0);
-      }
-    }
+    const int stage = world == 1 ? 0 : world == 2 ? saved : 3;
+    CAPTURE(saved);
+    CAPTURE(stage);
+    const Outcome outcome = Train(ranks, {.stage = stage}, folder / std::to_string(saved));
+    CHECK(Distance(outcome.losses, rest) < 1e-9);
+    if (ranks->is_main()) CHECK(Distance(outcome.parameters, exact.parameters) < 1e-9);
+    if (world != 2) continue;
+    // Bit for bit what these ranks have without a break.
+    const Outcome whole = Train(ranks, {.stage = stage});
+    CHECK(outcome.losses == std::vector<double>(whole.losses.begin() + 20, whole.losses.end()));
+    if (ranks->is_main()) CHECK(Distance(outcome.parameters, whole.parameters) == 0);
   }
 }
 

@@ -177,7 +177,8 @@ class Accelerator {
     bool before_;
   };
   Accumulation accumulate();
-  Accumulation no_sync();  // while it lives, backward keeps gradients to this rank
+  Accumulation
+  no_sync();  // while it lives, backward sums nothing (ZeRO 2 and 3: shards all the same)
   bool sync_gradients() const;
   // Collective. LOSS: a scalar, the mean over this rank's samples. Divides it by
   // gradient_accumulation_steps. Throws Failure when it is not finite (CPU; on a GPU

@@ -229,13 +229,13 @@ std::vector<NamedTensor> MergeSlices(const fs::path& folder, const std::string& 
 }
 
 fs::path BeginFolder(const fs::path& folder) {
-  const std::string name = ".new-" + folder.filename().string();
+  const std::string name = ".new-" + folder.filename().string() + "-";
   const fs::path parent = folder.parent_path().empty() ? "." : folder.parent_path();
   std::error_code error;
   fs::create_directories(parent, error);
   for (const auto& entry : fs::directory_iterator(parent, error))
     if (entry.path().filename().string().starts_with(name)) fs::remove_all(entry.path(), error);
-  const fs::path hidden = parent / (name + "-" + std::to_string(getpid()));
+  const fs::path hidden = parent / (name + std::to_string(getpid()));
   if (!fs::create_directories(hidden, error))
     throw Failure("cannot create " + hidden.string() + ": " + error.message());
   return hidden;

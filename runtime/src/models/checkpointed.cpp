@@ -7,6 +7,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "envkit/module.h"
+#include "envkit/precision.h"
 
 namespace envkit {
 namespace {
@@ -28,18 +29,22 @@ struct Surroundings {
         random_state(GeneratorOf(of).get_state()),
         autocast(at::autocast::is_autocast_enabled(of.type())),
         autocast_type(at::autocast::get_autocast_dtype(of.type())) {}
-
-  void Restore() const {
-    at::Generator generator = GeneratorOf(device);
-    generator.set_state(random_state);
-    at::autocast::set_autocast_enabled(device.type(), autocast);
-    at::autocast::set_autocast_dtype(device.type(), autocast_type);
-  }
 };
 
-struct Restoring {
-  Surroundings before;
-  ~Restoring() { before.Restore(); }
+// Random numbers as they were, for a scope.
+class SameRandomness {
+ public:
+  explicit SameRandomness(const Surroundings& then)
+      : generator_(GeneratorOf(then.device)), now_(generator_.get_state()) {
+    generator_.set_state(then.random_state);
+  }
+  ~SameRandomness() { generator_.set_state(now_); }
+  SameRandomness(const SameRandomness&) = delete;
+  SameRandomness& operator=(const SameRandomness&) = delete;
+
+ private:
+  at::Generator generator_;
+  at::Tensor now_;
 };
 
 // Forward and its surroundings travel in a tensor's place: a holder that autograd keeps.
@@ -70,8 +75,11 @@ struct CheckpointFunction : torch::autograd::Function<CheckpointFunction> {
     const at::Tensor input = context->get_saved_variables()[0].detach().set_requires_grad(true);
     at::Tensor output;
     {
-      const Restoring restoring{Surroundings(recompute->surroundings.device)};
-      recompute->surroundings.Restore();
+      const Surroundings& then = recompute->surroundings;
+      const SameRandomness randomness(then);
+      // A scope that ends: copies of weights in the narrow type must not outlive the optimizer's
+      // step.
+      const Autocast autocast(then.device.type(), then.autocast_type, then.autocast);
       const c10::AutoGradMode grad(true);
       output = recompute->forward(input);
     }
