@@ -136,7 +136,7 @@ class Nodes {
   std::string connect_error_;
   Clock::time_point began_, next_beat_, next_word_, next_connect_, last_call_, spoke_;
   Clock::time_point states_due_;
-  Clock::duration beat_;
+  Clock::duration beat_{};
 };
 
 }  // namespace envkit

@@ -23,6 +23,8 @@
 #error "which version of glibc was the first for this processor?"
 #endif
 
+// The names are the linker's, and a program header has addresses as numbers.
+// NOLINTBEGIN(bugprone-reserved-identifier,cert-*,performance-no-int-to-ptr)
 extern "C" {
 
 // 2.34 gave the start a new version, because programs no longer bring their own loop over the
@@ -157,3 +159,4 @@ int __wrap__dl_find_object(void* address, FoundObject* found) {
 }
 
 }  // extern "C"
+// NOLINTEND(bugprone-reserved-identifier,cert-*,performance-no-int-to-ptr)
