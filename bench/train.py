@@ -85,9 +85,8 @@ def ours(model, number):
 def peer(kind, model, number):
     out = work / f"{kind}-{model}-{number}"
     script = [top / "bench/train_peer.py", kind, model, data, out, STEPS[model]]
-    command = ([venv / "bin/torchrun", "--standalone", "--nproc-per-node", ranks, *script] if kind == "ddp" else
-               [venv / "bin/accelerate", "launch", "--cpu", "--multi_gpu", "--num_processes", ranks, "--main_process_port", "0",
-                *script])
+    # Accelerate's own launcher starts one rank on CPUs, or wants GPUs.
+    command = [venv / "bin/torchrun", "--standalone", "--nproc-per-node", ranks, *script]
     wall, memory = timed(command)
     return json.loads(out.read_text())["step"], wall, memory
 
