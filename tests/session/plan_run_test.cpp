@@ -255,7 +255,8 @@ TEST_CASE("what makes no sense is said") {
   };
   CHECK(error([](RunRequest& r) { r.job = "trian"; }) ==
         "error: envkit.toml has no job \"trian\"\n  did you mean train?\n"
-        "  Jobs: train; any command: envkit run -- CMD…\n");
+        "  Jobs: train; in every project: jupyter, tensorboard, shell; any command: envkit run -- "
+        "CMD…\n");
   CHECK(error([](RunRequest& r) { r.processes = "two"; }) ==
         "error: --processes: 'two' is neither a number of ranks nor auto\n");
   CHECK(error([](RunRequest& r) { r.processes = "0"; }) ==
@@ -301,4 +302,42 @@ TEST_CASE("a dry run is the equal docker command, options beside their values") 
   const std::string explained = ExplainText(world.project, *plan);
   CHECK(explained.find("jobs.train.command") != std::string::npos);
   CHECK(explained.find("envkit.toml:5") != std::string::npos);
+}
+
+TEST_CASE("a built-in job sees its own directory, the user's name and the runs, and no token") {
+  World world;
+  world.setting.record.clear();
+  RunRequest request;
+  request.builtin = "jupyter";
+  request.arguments = {"jupyter-lab"};
+  request.session = "/state/job";
+  auto plan = world.Plan(request);
+  REQUIRE(plan.has_value());
+  CHECK(plan->job == "jupyter");
+  CHECK(plan->argv ==
+        std::vector<std::string>{"/opt/envkit/bin/envkit-launch", "--init", "--", "jupyter-lab"});
+  std::vector<std::string> mounts;
+  for (const Mount& mount : plan->mounts) {
+    mounts.push_back(mount.host.string() + ":" + mount.container + (mount.read_only ? ":ro" : ""));
+  }
+  const std::string root = world.project.root.string();
+  CHECK(mounts == std::vector<std::string>{root + ":/workspace", "/state/job:/envkit/session",
+                                           "/state/job/passwd:/etc/passwd:ro",
+                                           "/state/job/group:/etc/group:ro",
+                                           root + "/.envkit/runs:/envkit/runs:ro"});
+  CHECK(plan->env["ENVKIT_JOB"] == "jupyter");
+  CHECK(plan->scratch == std::vector<std::string>{"/home/envkit"});
+  // A server has no use for the terminal; a shell has.
+  world.setting.input_tty = world.setting.output_tty = true;
+  CHECK_FALSE(world.Plan(request)->terminal);
+  request.builtin = "shell";
+  CHECK(world.Plan(request)->terminal);
+  // A session keeps its home.
+  request.builtin = "dev";
+  request.home = "/state/home";
+  plan = world.Plan(request);
+  REQUIRE(plan.has_value());
+  CHECK(plan->scratch.empty());
+  CHECK(plan->mounts.back().host == "/state/home");
+  CHECK(plan->mounts.back().container == "/home/envkit");
 }

@@ -1,6 +1,7 @@
 #include <memory>
 
 #include "commands/all.h"
+#include "session/builtin.h"
 #include "session/run_job.h"
 
 namespace envkit {
@@ -10,8 +11,10 @@ Command RunCommand() {
       "run", "Run a job of envkit.toml, or any command, in the project's image",
       "envkit run train -- --set epochs=1\nenvkit run -- nproc", [](CLI::App& app) -> Action {
         auto request = std::make_shared<RunRequest>();
-        app.add_option("job", request->job,
-                       "A job of envkit.toml; what follows -- is added to its command");
+        app.add_option(
+            "job", request->job,
+            "A job of envkit.toml, or jupyter, tensorboard, shell; what follows -- is added "
+            "to its command");
         app.add_option("--engine", request->engine,
                        "auto takes docker where its daemon answers, else oci")
             ->check(CLI::IsMember({"auto", "docker", "oci"}));
@@ -37,6 +40,9 @@ Command RunCommand() {
           if (request->job.empty() && request->arguments.empty()) {
             return Usage("nothing to run",
                          "Name a job:  envkit run train\nor any command:  envkit run -- nproc");
+          }
+          if (IsBuiltinJob(request->job)) {
+            return RunBuiltin(context.directory, *request, context.json, context.terminal);
           }
           return RunJob(context.directory, *request, context.json, context.terminal);
         };

@@ -8,6 +8,7 @@
 #include <cstdlib>
 
 #include "base/text.h"
+#include "session/services.h"
 
 namespace envkit {
 namespace {
@@ -135,6 +136,16 @@ Result<std::uint64_t> ChooseShm(const std::string& wanted, const std::string& or
   return bytes;
 }
 
+// What built-in jobs see besides what every command sees: their own directory, the user's name, the
+// project's runs.
+void AddSession(const Project& project, const RunRequest& request, RunPlan& plan) {
+  plan.mounts.push_back({request.session, kSessionInside, false});
+  plan.mounts.push_back({request.session / "passwd", "/etc/passwd", true});
+  plan.mounts.push_back({request.session / "group", "/etc/group", true});
+  plan.mounts.push_back({project.root / ".envkit" / "runs", kRunsInside, true});
+  if (!request.home.empty()) plan.mounts.push_back({request.home, kHome, false});
+}
+
 void SetEnvironment(const Project& project, const Job* job, const RunSetting& setting,
                     RunPlan& plan) {
   plan.env = setting.image.env;
@@ -172,7 +183,9 @@ Result<const Job*> FindJob(const Project& project, const std::string& name) {
   if (names.empty()) {
     next += "Describe one:  [jobs.train] command = [\"envkit-train\"]";
   } else {
-    next += fmt::format("Jobs: {}; any command: envkit run -- CMD…", fmt::join(names, ", "));
+    next += fmt::format(
+        "Jobs: {}; in every project: jupyter, tensorboard, shell; any command: envkit run -- CMD…",
+        fmt::join(names, ", "));
   }
   return Usage(fmt::format("{} has no job \"{}\"", project.file.filename().string(), name), next);
 }
@@ -184,14 +197,15 @@ Result<RunPlan> PlanRun(const Project& project, const RunRequest& request,
     ENVKIT_TRY(job, FindJob(project, request.job));
   }
   RunPlan plan;
-  plan.job = request.job;
+  plan.job = request.job.empty() ? request.builtin : request.job;
   plan.engine = setting.engine;
   plan.image = setting.image;
   plan.uid = setting.uid;
   plan.gid = setting.gid;
   plan.hostname = facts.hostname;
-  plan.terminal = job == nullptr && setting.input_tty && setting.output_tty;
-  plan.scratch = {kHome};
+  const bool interactive = request.builtin.empty() || request.builtin == "shell";
+  plan.terminal = job == nullptr && interactive && setting.input_tty && setting.output_tty;
+  if (request.home.empty()) plan.scratch = {kHome};
   plan.reasons.push_back({"image " + setting.image.name, setting.variant_why});
 
   const std::string gpus = request.gpus.empty() ? project.run.gpus : request.gpus;
@@ -241,6 +255,7 @@ Result<RunPlan> PlanRun(const Project& project, const RunRequest& request,
   if (job != nullptr && plan.gpus && !setting.locks.empty()) {
     plan.mounts.push_back({setting.locks, kLocks, false});
   }
+  if (!request.builtin.empty()) AddSession(project, request, plan);
   ENVKIT_TRY(plan.shm_bytes, ChooseShm(request.shm.empty() ? project.run.shm : request.shm,
                                        request.shm.empty() ? Origin(project, "run.shm") : "--shm",
                                        ranks.count, facts, plan));
@@ -259,6 +274,10 @@ Result<RunPlan> PlanRun(const Project& project, const RunRequest& request,
                             "limit, which InfiniBand may find too small"});
   }
   SetEnvironment(project, job, setting, plan);
+  if (!request.builtin.empty()) {
+    plan.env["ENVKIT_JOB"] = request.builtin;
+    plan.env["SHELL"] = "/bin/bash";
+  }
   return plan;
 }
 

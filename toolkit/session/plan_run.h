@@ -23,6 +23,10 @@ struct RunRequest {
   std::string engine = "auto", variant, profile, gpus, shm, memory, processes;
   bool share = false;  // GPUs that another launch has
   bool dry_run = false, explain = false;
+  // Of built-in jobs and sessions, whose command is in ARGUMENTS (see builtin.h).
+  std::string builtin;            // jupyter, tensorboard, shell, dev
+  std::filesystem::path session;  // its directory, shown at kSessionInside
+  std::filesystem::path home;     // kept as HOME; empty: one that vanishes
 };
 
 // What was found out before: nothing here is decided by PlanRun.
@@ -47,6 +51,9 @@ Result<const Job*> FindJob(const Project& project, const std::string& name);
 // there.
 Result<RunPlan> PlanRun(const Project& project, const RunRequest& request,
                         const RunSetting& setting, const HostFacts& facts);
+
+// Where a built-in job finds the project's runs.
+inline constexpr const char* kRunsInside = "/envkit/runs";
 
 // How many ranks PLAN starts; 1 for a command.
 int WorldSize(const RunPlan& plan);

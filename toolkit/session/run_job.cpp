@@ -1,8 +1,6 @@
 #include "session/run_job.h"
 
 #include <fmt/format.h>
-#include <pwd.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -10,14 +8,10 @@
 
 #include "base/files.h"
 #include "engine/engine.h"
-#include "image/prune.h"
-#include "image/stored.h"
-#include "launch/lease.h"
-#include "session/driver.h"
-#include "session/environment.h"
+#include "session/builtin.h"
 #include "session/explain_failure.h"
+#include "session/prepare.h"
 #include "session/record.h"
-#include "session/run_probe.h"
 #include "session/show_plan.h"
 
 namespace envkit {
@@ -33,20 +27,6 @@ double SecondsSince(steady_clock::time_point start) {
 
 double UnixTime(system_clock::time_point time) {
   return std::chrono::duration<double>(time.time_since_epoch()).count();
-}
-
-RunSetting SettingOf(const Terminal& terminal) {
-  RunSetting setting;
-  // Not /tmp, which a container should not see.
-  const fs::path locks = LeaseDirectory(std::getenv("ENVKIT_LOCK_DIR"));
-  if (locks != "/tmp") setting.locks = locks;
-  setting.uid = geteuid();
-  setting.gid = getegid();
-  if (const passwd* entry = getpwuid(setting.uid)) setting.user = entry->pw_name;
-  setting.input_tty = isatty(0) == 1;
-  setting.output_tty = isatty(1) == 1;
-  setting.columns = terminal.options().columns;
-  return setting;
 }
 
 std::string Thousands(double number) {
@@ -104,75 +84,9 @@ void ReportEnd(const RunPlan& plan, const fs::path& record, int code, const Wall
   }
   std::error_code error;
   if (fs::exists(record / "events", error)) {
-    terminal.Note(
-        fmt::format("{:<11} tensorboard --logdir {}", "curves", Shown(record.parent_path())));
+    terminal.Note(fmt::format("{:<11} envkit run tensorboard", "curves"));
   }
   terminal.Note(fmt::format("{:<11} {}", "record", Shown(record)));
-}
-
-// What was found out before anything is decided.
-struct Prepared {
-  Environment environment;
-  std::optional<Image> image;     // nullopt: not built, and only to be shown
-  std::optional<FileLock> lease;  // on the image, for as long as it runs
-  RunSetting setting;
-};
-
-Result<Prepared> Prepare(const fs::path& directory, const RunRequest& request,
-                         const HostFacts& facts, Terminal& terminal) {
-  const bool show_only = request.dry_run || request.explain;
-  Prepared prepared;
-  ENVKIT_TRY(prepared.environment, LoadEnvironment(directory));
-  Environment& env = prepared.environment;
-  RunSetting& setting = prepared.setting;
-  setting = SettingOf(terminal);
-  std::string profile = request.profile.empty() ? env.project.profile : request.profile;
-  std::vector<std::string> command = request.arguments;
-  if (!request.job.empty()) {
-    ENVKIT_TRY(const Job* job, FindJob(env.project, request.job));
-    if (request.profile.empty() && job->profile) profile = *job->profile;
-    command = job->command;
-  }
-  profile = ChooseProfile(profile, command);
-  setting.variant_why = "--variant";
-  setting.variant = request.variant;
-  if (request.gpus == "none" && setting.variant.empty()) {
-    setting.variant = "cpu";
-    setting.variant_why = "--gpus none";
-  }
-  if (setting.variant.empty()) {
-    ENVKIT_TRY(setting.variant, ChooseVariant(env.project, env.lock, facts, setting.variant_why));
-  }
-  // Before a build of minutes; an image for GPUs may also run without any.
-  const bool uses_gpus = setting.variant == "cuda" && request.gpus != "none" &&
-                         JudgeGpus(facts).state == GpuState::kUsable;
-  if (uses_gpus) ENVKIT_CHECK(CheckDriver(env.lock, facts));
-  ENVKIT_TRY(const ImagePlan plan,
-             PlanImage(env.project, env.lock, env.recipes, profile, setting.variant));
-  // From looking for the image to its lease nobody may prune.
-  ENVKIT_TRY(const FileLock hold, HoldStore(env.store));
-  ENVKIT_TRY(prepared.image, FindImage(plan, env.store));
-  setting.image.name = fmt::format("{}:{}-{}", env.project.name, profile, setting.variant);
-  if (!prepared.image && show_only) setting.variant_why += "; not built yet: envkit build";
-  if (!prepared.image && !show_only) {
-    ENVKIT_TRY(prepared.image, BuildImage(env.project, env.lock, env.recipes, profile,
-                                          setting.variant, env.store, RunInBuildSandbox, terminal));
-  }
-  if (prepared.image) {
-    setting.image = RootImageOf(*prepared.image);
-    if (!show_only) {
-      RecordUse(env.project.root, *prepared.image, env.store);
-      ENVKIT_TRY(prepared.lease, HoldImage(env.store, prepared.image->config_digest));
-    }
-  }
-  for (const auto& [name, data] : env.project.data) {
-    if (show_only && !data.path) {
-      setting.data[name] = env.store.data / "data" / data.sha256;
-    } else {
-      ENVKIT_TRY(setting.data[name], EnsureData(env.project, data, env.store, terminal));
-    }
-  }
-  return prepared;
 }
 
 int Show(const RunRequest& request, const Project& project, const RunPlan& plan, bool json,
@@ -223,16 +137,12 @@ Result<int> RunJob(const fs::path& directory, const RunRequest& request, bool js
   const Image& image = *prepared.image;
   // Before anything is loaded or made, so that a wrong option leaves nothing.
   ENVKIT_CHECK(PlanRun(project, request, setting, facts));
-  if (setting.engine == "docker") {
-    ENVKIT_CHECK(LoadIntoDocker(
-        setting.image, DiffIdsOf(image),
-        [&image](int fd, std::size_t known) { return WriteDockerArchive(image, fd, known); },
-        terminal));
-  }
+  ENVKIT_CHECK(GiveToEngine(setting, image, terminal));
   if (!request.job.empty()) {
     ENVKIT_TRY(setting.record, MakeRecord(project.root, request.job, started));
   }
   ENVKIT_TRY(const RunPlan plan, PlanRun(project, request, setting, facts));
+  if (!request.builtin.empty()) ENVKIT_CHECK(WriteAccounts(request, setting));
   if (setting.record.empty()) return engine->Run(plan);
 
   WallTime wall;

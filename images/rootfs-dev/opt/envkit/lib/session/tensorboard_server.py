@@ -1,0 +1,22 @@
+"""TensorBoard at a path that nobody guesses, since it knows no passwords:
+
+    tensorboard_server.py PORT TOKEN_FILE RUNS
+
+The token stands in a file and not among the arguments, which every user of the machine can read.
+TensorBoard's own program would print it."""
+
+import signal
+import sys
+
+from tensorboard import default, main_lib, program
+
+port, token_file, runs = sys.argv[1:]
+with open(token_file) as file:
+    token = file.read().strip()
+main_lib.global_init()
+server = program.TensorBoard(plugins=default.get_plugins())
+server.configure(argv=["tensorboard", "--host", "127.0.0.1", "--port", port, "--logdir", runs,
+                       "--path_prefix", "/" + token, "--reload_interval", "2"])
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
+server.launch()
+signal.sigwait([signal.SIGTERM, signal.SIGINT])
