@@ -44,9 +44,9 @@ std::string ProgressText(const Progress& progress, int cells) {
       bar += halves >= 2 * cell + 2 ? "━" : halves >= 2 * cell + 1 ? "╸" : " ";
     bar += " ";
   }
-  return fmt::format("epoch {}/{} {}{:3.0f}%  loss {:.3f}  {} images/s  ETA {}", progress.epoch,
+  return fmt::format("epoch {}/{} {}{:3.0f}%  loss {:.3f}  {} {}/s  ETA {}", progress.epoch,
                      progress.epochs, bar, std::floor(progress.done * 100), progress.loss,
-                     Thousands(std::llround(progress.images_per_second)),
+                     Thousands(std::llround(progress.samples_per_second)), progress.unit,
                      Duration(progress.seconds_left));
 }
 

@@ -12,7 +12,8 @@ struct Progress {
   std::int64_t epoch = 1, epochs = 1;  // from 1
   double done = 0;                     // of this epoch, 0 to 1
   double loss = 0;
-  double images_per_second = 0;
+  const char* unit = "images";
+  double samples_per_second = 0;
   double seconds_left = 0;  // of the whole training
 };
 

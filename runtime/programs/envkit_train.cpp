@@ -6,8 +6,11 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 
+#include "envkit/checkpoint.h"
 #include "envkit/failure.h"
+#include "report.h"
 #include "trainer.h"
 
 namespace {
@@ -22,6 +25,49 @@ int Report(const Error& error) {
 std::string Environment(const char* name, const char* otherwise) {
   const char* value = std::getenv(name);
   return value != nullptr && *value != '\0' ? value : otherwise;
+}
+
+// What CALL returns, or the exit code of what it throws, which is printed.
+template <class Call>
+int Guarded(const Call& call) {
+  try {
+    return call();
+  } catch (const envkit::Failure& failure) {
+    return Report({static_cast<envkit::ExitCode>(failure.exit_code()),
+                   failure.what(),
+                   failure.next(),
+                   {},
+                   false});
+  } catch (const std::exception& error) {  // c10::Error: a bug, or LibTorch out of memory
+    const std::string text = error.what();
+    const bool memory = text.find("out of memory") != std::string::npos ||
+                        text.find("not enough memory") != std::string::npos;
+    return Report(
+        {envkit::ExitCode::kFailed,
+         memory ? text.substr(0, text.find('\n')) : text,
+         memory ? "the same global batch in more micro-steps needs less: raise accumulation; "
+                  "or share state among ranks: distributed.zero_stage, "
+                  "activation_checkpointing, cpu_offload"
+                : "",
+         {},
+         false});
+  }
+}
+
+int Export(const std::filesystem::path& checkpoint, const std::filesystem::path& out) {
+  envkit::CheckFolder(checkpoint);
+  const std::filesystem::path fresh = out.string() + ".part";
+  envkit::WriteSafetensors(fresh, envkit::MergeSlices(checkpoint, "model"), {{"format", "pt"}});
+  std::filesystem::rename(fresh, out);
+  return 0;
+}
+
+int Report(const std::filesystem::path& run, const std::filesystem::path& out) {
+  const std::string page = envkit::RunReport(run);
+  const std::filesystem::path file = out.empty() ? run / "report.html" : out;
+  envkit::WriteText(file, page);
+  std::printf("%s\n", file.c_str());
+  return 0;
 }
 
 int Main(int argc, char** argv) {
@@ -39,6 +85,8 @@ int Main(int argc, char** argv) {
       "  envkit-train --config train.toml\n"
       "  envkit-train --config train.toml --set epochs=1 --set optimizer.learning_rate=0.001\n"
       "  envkit-launch --processes 2 -- envkit-train --config train.toml --resume\n"
+      "  envkit-train export .envkit/runs/latest/checkpoints/latest -o model.safetensors\n"
+      "  envkit-train report .envkit/runs/latest\n"
       "The run's record goes to ENVKIT_RUN_DIR, else to a new folder below .envkit/runs.\n"
       "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 something is missing,\n"
       "75 told to stop (SIGTERM, SIGUSR1) and saved: go on with --resume.");
@@ -57,6 +105,17 @@ int Main(int argc, char** argv) {
              "(latest, the default), or of DIR")
           ->type_name("[latest|DIR]")
           ->expected(0, 1);
+  app.require_subcommand(0, 1);
+  std::string checkpoint, run, out;
+  CLI::App* exporting = app.add_subcommand(
+      "export",
+      "Puts a checkpoint's weights together, as one safetensors file for any other program");
+  exporting->add_option("CHECKPOINT", checkpoint, "Such as RUN/checkpoints/latest")->required();
+  exporting->add_option("-o,--output", out, "The file")->type_name("FILE")->required();
+  CLI::App* reporting =
+      app.add_subcommand("report", "Writes a run's curves, times and environment as one HTML file");
+  reporting->add_option("RUN", run, "Such as .envkit/runs/latest")->required();
+  reporting->add_option("-o,--output", out, "The file; else RUN/report.html")->type_name("FILE");
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& success) {
@@ -65,6 +124,8 @@ int Main(int argc, char** argv) {
     return Report({envkit::ExitCode::kUsage, error.what(), "see envkit-train --help", {}, false});
   }
 
+  if (*exporting) return Guarded([&] { return Export(checkpoint, out); });
+  if (*reporting) return Guarded([&] { return Report(run, out); });
   envkit::TrainJob job;
   auto loaded = envkit::LoadConfig(config, settings);
   if (!loaded) return Report(loaded.error());
@@ -79,17 +140,7 @@ int Main(int argc, char** argv) {
   sigaction(SIGTERM, &stop, nullptr);
   sigaction(SIGUSR1, &stop, nullptr);
   signal(SIGPIPE, SIG_IGN);
-  try {
-    return envkit::Train(job);
-  } catch (const envkit::Failure& failure) {
-    return Report({static_cast<envkit::ExitCode>(failure.exit_code()),
-                   failure.what(),
-                   failure.next(),
-                   {},
-                   false});
-  } catch (const std::exception& error) {  // c10::Error: a bug, or LibTorch out of memory
-    return Report({envkit::ExitCode::kFailed, error.what(), "", {}, false});
-  }
+  return Guarded([&] { return envkit::Train(job); });
 }
 
 }  // namespace

@@ -34,7 +34,7 @@ TEST_CASE("every machine of the fixtures has the report that is written down for
     MakeTree(name, tree.path());
     const Facts facts = ProbeMachine(tree.path());
     CHECK(facts.problems.empty());
-    const Diagnosis diagnosis = Diagnose(facts);
+    const Diagnosis diagnosis = Diagnose(facts, OwnMatrix());
     const std::string report = ReportText(facts, diagnosis, {});
     Case machine = LoadCase(name);
     if (update) {
@@ -54,7 +54,7 @@ TEST_CASE("every machine of the fixtures has the report that is written down for
     // What is saved and read again is diagnosed the same.
     const auto again = FactsFromJson(Dump(ToJson(facts), 1));
     REQUIRE(again);
-    CHECK(ReportText(*again, Diagnose(*again), {}) == report);
+    CHECK(ReportText(*again, Diagnose(*again, OwnMatrix()), {}) == report);
     for (const Finding& finding : diagnosis.findings) Note(finding, seen);
     for (const Rule* rule : diagnosis.passed) seen[rule->id].insert("passed");
   }

@@ -4,6 +4,7 @@
 
 #include "doctor/diagnose.h"
 #include "doctor/report.h"
+#include "doctor/tree.h"
 
 using namespace envkit;
 using namespace envkit::doctor;
@@ -32,7 +33,7 @@ TEST_CASE("what a facts file lacks or has wrong is unknown, because") {
             "facts.pci.gpus[0].numa_node is not an integer of that size",
             "facts.driver is not an object", "facts.nvml.init.value is not an integer",
             "facts.nvml.count is not an object", "facts.nvml.gpus[1] is not an object"});
-  const Diagnosis diagnosis = Diagnose(*facts);
+  const Diagnosis diagnosis = Diagnose(*facts, OwnMatrix());
   bool unknown = false;
   for (const Unasked& one : diagnosis.unknown) {
     if (one.rule->id != "H02") continue;
@@ -71,7 +72,7 @@ TEST_CASE("bytes that are no text do not break the answer") {
   Facts facts;
   facts.system.kernel = {std::string("6.1\xff\x1b[31m"), "", ""};
   CHECK_NOTHROW(Dump(ToJson(facts), 1));
-  CHECK(ReportText(facts, Diagnose(facts), {}).find('\x1b') == std::string::npos);
+  CHECK(ReportText(facts, Diagnose(facts, OwnMatrix()), {}).find('\x1b') == std::string::npos);
 }
 
 TEST_CASE("the remedies as a script: asks first, leaves what only the user knows to be read") {
@@ -83,7 +84,7 @@ TEST_CASE("the remedies as a script: asks first, leaves what only the user knows
       {"libcuda.so.1", "/l/libcuda.so.580.95.05", "580.95.05", "", true}};
   for (const char* node : {"/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia-uvm"})
     facts.driver.nodes.push_back({node, true, ""});
-  const std::string script = FixScript(Diagnose(facts));
+  const std::string script = FixScript(Diagnose(facts, OwnMatrix()));
   CHECK(script.find("\n# FAIL H03: The NVIDIA kernel module and the driver library are of "
                     "different versions\n"
                     "#   The driver was updated, and the old module is still loaded.\n"

@@ -11,7 +11,7 @@
 namespace {
 
 using Device = void*;
-constexpr int kOk = 0, kNotSupported = 3, kNotFound = 6, kNoDriver = 9, kLost = 15;
+constexpr int kOk = 0, kNotSupported = 3, kNotFound = 6, kNoDriver = 9, kLost = 15, kVersions = 18;
 constexpr unsigned kMigBase = 1000;
 
 std::string Scenario() {
@@ -42,6 +42,7 @@ int nvmlInit_v2() {
     for (;;) pause();
   }
   if (Scenario() == "exit") _exit(7);
+  if (Scenario() == "versions") return kVersions;
   return Scenario() == "no-driver" ? kNoDriver : kOk;
 }
 int nvmlSystemGetDriverVersion(char* out, unsigned size) { return Write(out, size, "595.45.04"); }
@@ -54,6 +55,10 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, Device* device) {
   }
   *device = Handle(index);
   return kOk;
+}
+int nvmlDeviceGetHandleByPciBusId_v2(const char* address, Device* device) {  // "0000:1N:00.0"
+  return nvmlDeviceGetHandleByIndex_v2(
+      static_cast<unsigned>(std::strtoul(address + 5, nullptr, 16)) - 0x10, device);
 }
 int nvmlDeviceGetName(Device, char* out, unsigned size) {
   return Write(out, size, "NVIDIA H100 80GB HBM3");
@@ -115,7 +120,12 @@ int nvmlDeviceGetMaxPcieLinkWidth(Device, unsigned* width) { return *width = 16,
 int nvmlDeviceGetCurrPcieLinkGeneration(Device, unsigned* g) { return *g = 5, kOk; }
 int nvmlDeviceGetMaxPcieLinkGeneration(Device, unsigned* g) { return *g = 5, kOk; }
 int nvmlDeviceGetPersistenceMode(Device, unsigned* on) { return *on = 1, kOk; }
-int nvmlDeviceGetComputeMode(Device, unsigned* mode) { return *mode = 0, kOk; }
+int nvmlDeviceGetComputeMode(Device device, unsigned* mode) {
+  *mode = 0;
+  if (Scenario() == "exclusive") *mode = 3;
+  if (Scenario() == "prohibited" && Index(device) == 0) *mode = 2;
+  return kOk;
+}
 int nvmlDeviceGetEnforcedPowerLimit(Device, unsigned* mw) { return *mw = 700000, kOk; }
 int nvmlDeviceGetPowerManagementDefaultLimit(Device, unsigned* mw) { return *mw = 700000, kOk; }
 int nvmlDeviceGetTemperature(Device, int, unsigned* t) { return *t = 41, kOk; }
@@ -139,7 +149,7 @@ struct Process {
   unsigned a, b;
 };
 int nvmlDeviceGetComputeRunningProcesses_v3(Device device, unsigned* count, Process* processes) {
-  const bool busy = Scenario() == "busy" && Index(device) == 1;
+  const bool busy = (Scenario() == "busy" || Scenario() == "exclusive") && Index(device) == 1;
   if (busy) processes[0] = {4000000, 1ull << 30, 0, 0};
   return *count = busy ? 1 : 0, kOk;
 }

@@ -1,9 +1,11 @@
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 
 #include <cstdint>
 
-#include "doctor/figures.h"
 #include "doctor/probes/probes.h"
+#include "doctor/tree.h"
+#include "doctor/versions.h"
 
 using namespace envkit::doctor;
 
@@ -108,16 +110,17 @@ TEST_CASE("versions by their numbers") {
   CHECK(FirstVersion("nothing 12 here") == "");
 }
 
-TEST_CASE("which build has code for which GPU") {
-  CHECK(RunsOn(*CodeIn("2.14.0", "12.6"), "8.9"));
-  CHECK_FALSE(RunsOn(*CodeIn("2.14.0", "12.6"), "12.0"));
-  CHECK(RunsOn(*CodeIn("2.10.0", "12.8"), "7.0"));
-  CHECK_FALSE(RunsOn(*CodeIn("2.11.0", "12.8"), "7.0"));
-  CHECK(RunsOn(*CodeIn("2.15.0", "13.2"), "12.1"));
-  CHECK_FALSE(RunsOn(*CodeIn("2.15.0", "13.2"), "6.1"));
-  CHECK(*NewestCuda("550.54.14") == "12.4");
-  CHECK(GenerationOf("9.0", "")->name == "Hopper");
-  CHECK(GenerationOf("", "0x2342")->open_only);
-  CHECK_FALSE(GenerationOf("", "0x2330")->open_only);
-  CHECK(GenerationOf("12.0", "")->first_branch == 570);
+TEST_CASE("what a GPU is, by its PCI id alone") {
+  const envkit::Matrix& matrix = *envkit::OwnMatrix();
+  CHECK(GenerationOfPciId(matrix, "0x2342")->name == "Grace Hopper");
+  CHECK(GenerationOfPciId(matrix, "0x2342")->kernel_module == "open");
+  CHECK(GenerationOfPciId(matrix, "0x2330")->name == "Hopper");
+  CHECK(GenerationOfPciId(matrix, "0x2330")->kernel_module == "either");
+  CHECK(GenerationOfPciId(matrix, "0x102d")->last_branch == 470);
+  CHECK_FALSE(GenerationOfPciId(matrix, "0x0001"));
+  CHECK_FALSE(GenerationOfPciId(matrix, "odd"));
+  // Each range names a generation of the matrix.
+  for (unsigned id = 0x0fc0; id < 0x3300; ++id)
+    if (const auto one = GenerationOfPciId(matrix, fmt::format("{:#x}", id)))
+      CHECK(!one->name.empty());
 }

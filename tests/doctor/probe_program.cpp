@@ -1,6 +1,7 @@
 // test_doctor_probe TREE: the tree's machine, with what this process's libnvidia-ml says. A program
 // of its own, because the loader reads LD_LIBRARY_PATH at the start alone.
 #include <cstdio>
+#include <cstdlib>
 
 #include "doctor/facts_json.h"
 #include "doctor/probes/probes.h"
@@ -15,7 +16,9 @@ int main(int argc, char** argv) {
   for (const Probe& probe : AllProbes())
     if (probe.section == "nvml") nvml.push_back(probe);
   facts.nvml = RunProbes("/", nvml).nvml;
-  std::fputs(ReportText(facts, Diagnose(facts), {}).c_str(), stdout);
+  const auto matrix =
+      envkit::LoadMatrix(std::filesystem::path(std::getenv("ENVKIT_SOURCE_DIR")) / "images");
+  std::fputs(ReportText(facts, Diagnose(facts, matrix), {}).c_str(), stdout);
   std::puts("--");
   std::puts(Dump(SectionToJson("nvml", facts), -1).c_str());
 }

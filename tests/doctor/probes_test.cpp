@@ -9,6 +9,7 @@
 #include "base/scratch.h"
 #include "doctor/diagnose.h"
 #include "doctor/report.h"
+#include "doctor/tree.h"
 
 using namespace envkit;
 using namespace envkit::doctor;
@@ -46,7 +47,7 @@ TEST_CASE("probes run side by side; one that hangs, crashes or throws costs its 
 TEST_CASE("an empty tree: nothing is known, and nothing is made up") {
   const Scratch tree;
   const Facts facts = ProbeMachine(tree.path());
-  const Diagnosis diagnosis = Diagnose(facts);
+  const Diagnosis diagnosis = Diagnose(facts, OwnMatrix());
   CHECK(diagnosis.findings.empty());
   CHECK(diagnosis.Verdict() == "ok");
   CHECK(facts.pci.unknown == "there is no PCI bus to look at (/sys/bus/pci)");

@@ -94,4 +94,10 @@ void MakeTree(const std::string& name, const fs::path& directory) {
   flush();
 }
 
+const Result<Matrix>& OwnMatrix() {
+  static const Result<Matrix> matrix =
+      LoadMatrix(std::filesystem::path(std::getenv("ENVKIT_SOURCE_DIR")) / "images");
+  return matrix;
+}
+
 }  // namespace envkit

@@ -12,7 +12,12 @@
 #include <string>
 #include <vector>
 
+#include "matrix/matrix.h"
+
 namespace envkit {
+
+// The matrix that comes with envkit.
+const Result<Matrix>& OwnMatrix();
 
 struct Case {
   std::string name, report, setup;  // setup: everything before @report

@@ -2,6 +2,7 @@
 // first byte does.
 #include <cstdint>
 #include <cstdlib>
+#include <filesystem>
 #include <string>
 #include <string_view>
 
@@ -19,7 +20,10 @@ namespace {
 void FuzzFacts(std::string_view text) {
   const auto facts = FactsFromJson(text);
   if (!facts) return;
-  const Diagnosis diagnosis = Diagnose(*facts);
+  static const Result<Matrix> matrix =
+      LoadMatrix(std::filesystem::path(std::getenv("ENVKIT_SOURCE_DIR")) / "images");
+  if (!matrix) std::abort();  // then the rules that ask it would not be fuzzed
+  const Diagnosis diagnosis = Diagnose(*facts, matrix);
   ReportStyle style;
   style.verbose = true;
   ReportText(*facts, diagnosis, style);

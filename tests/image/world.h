@@ -77,7 +77,8 @@ struct World {
                                    {"base/toml.h", "// toml\n"},
                                    {"base/toml.cpp", "// toml\n"},
                                    {"host/facts.cpp", "// facts\n"},
-                                   {"launch/main.cpp", "// main\n"}});
+                                   {"launch/main.cpp", "// main\n"},
+                                   {"symptoms/explain.cpp", "// explain\n"}});
     project.name = "mnist";
     project.root = scratch / "project";
     project.file = project.root / "envkit.toml";

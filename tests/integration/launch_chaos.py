@@ -20,6 +20,11 @@ rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 20
 seed = int(sys.argv[2]) if len(sys.argv) > 2 else int.from_bytes(os.urandom(4), "big")
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 launch = [os.environ["ENVKIT"], "launch"]
+if not os.path.exists(launch[0]):  # a tree with sanitizers, of which only the launcher was built
+    launch = [str(pathlib.Path(os.environ["ENVKIT_BUILD_DIR"]) / "bin/envkit-launch")]
+# Ranks with a sanitizer end by the signal that they get, as others do.
+for sanitizer in ("ASAN", "TSAN", "UBSAN"):
+    os.environ.setdefault(f"{sanitizer}_OPTIONS", "handle_segv=0:handle_abort=0:halt_on_error=1")
 rank_program = str(pathlib.Path(os.environ["ENVKIT_BUILD_DIR"]) / "bin" / "rank_program")
 
 

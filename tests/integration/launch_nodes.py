@@ -15,7 +15,9 @@ import time
 if os.geteuid() != 0 or shutil.which("ip") is None:
     print("skipped: network namespaces need root and iproute2")
     sys.exit(77)
-envkit = os.environ["ENVKIT"]
+launch = [os.environ["ENVKIT"], "launch"]
+if not os.path.exists(launch[0]):  # a tree with sanitizers, of which only the launcher was built
+    launch = [str(pathlib.Path(os.environ["ENVKIT_BUILD_DIR"]) / "bin/envkit-launch")]
 rank_program = str(pathlib.Path(os.environ["ENVKIT_BUILD_DIR"]) / "bin" / "rank_program")
 tag = f"ek{os.getpid() % 100000}"
 NODES = 4
@@ -81,11 +83,11 @@ class Job:
 
     def start(self, node, nodes, flags, steps, each, environment):
         own = each.get(node, ["--node-rank", str(node)])
-        command = ["ip", "netns", "exec", name(node), envkit, "launch", "--log-dir", str(self.directory / "log"),
+        command = ["ip", "netns", "exec", name(node), *launch, "--log-dir", str(self.directory / "log"),
                    "--processes", "2", "--nnodes", str(nodes), "--rdzv-endpoint", "10.77.0.1:29400", *flags, *own, "--",
                    rank_program, *steps]
         if environment:
-            command = ["ip", "netns", "exec", name(node), "env", *environment(node), envkit, "launch", "--log-dir",
+            command = ["ip", "netns", "exec", name(node), "env", *environment(node), *launch, "--log-dir",
                        str(self.directory / "log"), "--processes", "2", *flags, "--", rank_program, *steps]
         with open(self.directory / f"err{node}", "wb") as err:
             return subprocess.Popen(command, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
@@ -214,6 +216,25 @@ def test_a_signal_reaches_all_nodes_once():
     codes = job.wait()
     check(codes == [75, 75], f"exit codes {codes}", job)
     check("SIGTERM on another node: ranks have 25.0 s to stop" in job.err(0), "node 0", job)
+
+
+def test_a_hang_names_the_rank_wherever_it_is():
+    # A node whose ranks speak keeps the job alive, though node 0's are silent.
+    talk = [word for _ in range(8) for word in ("2:print=step", "sleep=0.4")]
+    job = Job(2, flags=["--hang-timeout", "1.2"], steps=["print=up", *talk])
+    codes = job.wait()
+    check(codes == [0, 0], f"exit codes {codes}", job)
+
+    job = Job(2, flags=["--hang-timeout", "1"], steps=["print=up", "3:stop", "sleep=1000"])
+    codes = job.wait()
+    check(codes == [1, 1], f"exit codes {codes}", job)
+    for node in range(2):
+        check("the job hangs: no rank has printed anything for 1.0 s" in job.err(node), f"node {node}", job)
+        check("cause   rank 3 (pid " in job.err(node) and " has been stopped (SIGSTOP or a debugger)" in job.err(node),
+              f"node {node}", job)
+    if shutil.which("gdb") or shutil.which("eu-stack"):
+        stacks = [(job.directory / f"log/attempt_0/{rank}/stack.txt") for rank in range(4)]
+        check(all("main" in s.read_text() for s in stacks), "stacks of all ranks", job)
 
 
 def test_the_wrong_interface():

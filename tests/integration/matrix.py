@@ -97,25 +97,45 @@ support.check('cuda = "12.1"' in done.stderr and "^^^^^^" in done.stderr, done.s
 # Questions on a terminal: an empty line takes what stands in brackets.
 asked = support.new_directory() / "asked"
 asked.mkdir()
-ours, theirs = pty.openpty()
-# A CI runner's own CI=true and TERM=dumb say that nobody is there to answer.
-there = {key: value for key, value in support.environment().items() if key != "CI"} | {"TERM": "xterm"}
-process = subprocess.Popen([support.ENVKIT, "init"], cwd=asked, stdin=theirs, stdout=subprocess.PIPE,
-                           stderr=theirs, env=there)
-os.close(theirs)
-os.write(ours, b"\n2.10\n\nfit.py\n")
-said = b""
-while True:
-    try:
-        part = os.read(ours, 4096)
-    except OSError:
-        break
-    if not part:
-        break
-    said += part
-support.check(process.wait(30) == 0, said.decode())
+
+
+def on_terminal(command, typed):
+    """Runs COMMAND in ASKED with TYPED on a terminal of its own; what was said there."""
+    ours, theirs = pty.openpty()
+    # A CI runner's own CI=true and TERM=dumb say that nobody is there to answer.
+    there = {key: value for key, value in support.environment().items() if key != "CI"} | {"TERM": "xterm"}
+    process = subprocess.Popen([support.ENVKIT, *command], cwd=asked, stdin=theirs, stdout=subprocess.PIPE,
+                               stderr=theirs, env=there)
+    os.close(theirs)
+    os.write(ours, typed)
+    said = b""
+    while True:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:
+            break
+        if not part:
+            break
+        said += part
+    support.check(process.wait(30) == 0, said.decode())
+    return said
+
+
+said = on_terminal(["init"], b"\n2.10\n\nfit.py\ny\nseveral CPU processes\n" + b"\n" * 3 + b"4\nbf16\n")
 support.check(b"name of the project and its images [asked]: " in said, said.decode())
 settings = tomllib.loads((asked / "envkit.toml").read_text())
 support.check(settings["project"]["name"] == "asked", settings)
 support.check(settings["environment"]["torch"] == "2.10", settings)
 support.check(settings["jobs"]["train"]["command"] == ["fit.py"], settings)
+support.check(settings["jobs"]["train"]["processes"] == 4, settings)
+support.check(b"processes, on all machines together [2]: " in said, said.decode())
+config = (asked / ".accelerate/config.yaml").read_text()
+support.check("num_processes: 4\n" in config and "mixed_precision: bf16\n" in config, config)
+
+# The same questions, asked again for the files that are there; a flag answers its own.
+said = on_terminal(["launch", "--save-config", "--cpu", "--num-processes", "3"], b"\n" * 3 + b"fp16\n")
+support.check(b"optimise the script with torch dynamo [no]: " in said and b"what trains" not in said, said.decode())
+support.check(b"saved    envkit.toml: [jobs.train] processes = 3" in said, said.decode())
+support.check(tomllib.loads((asked / "envkit.toml").read_text())["jobs"]["train"]["processes"] == 3, said.decode())
+support.check("mixed_precision: fp16\n" in (asked / ".accelerate/config.yaml").read_text(), said.decode())
+support.envkit("launch", "--save-config", "train.py", project=asked, expect=2, quiet=True)

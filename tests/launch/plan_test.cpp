@@ -269,7 +269,7 @@ TEST_CASE("every rank has a thread even where there are more ranks than processo
 TEST_CASE("without a number: one rank for each GPU") {
   CHECK(Count(Gpus(1)) == 1);
   CHECK(Count(Gpus(8)) == 8);
-  CHECK(Plan(Program({"sh"}), Gpus(8)).value().on_gpus);
+  CHECK(Plan(Program({"sh"}), Gpus(8)).value().gpus.size() == 8);
   CHECK(Note(Gpus(8)).empty());
   CHECK(Count(Gpus(8), {{"CUDA_VISIBLE_DEVICES", "0,2"}}) == 2);
   CHECK(Count(Gpus(1), {{"CUDA_VISIBLE_DEVICES", "0,1,2,3"}}) == 1);
@@ -280,7 +280,7 @@ TEST_CASE("without a number and without a GPU: NUMA nodes, and at least 2") {
   CHECK(Count(Cpu(2)) == 2);
   CHECK(Count(Cpu(64)) == 2);
   CHECK(Count(Cpu(64, 4)) == 4);
-  CHECK_FALSE(Plan(Program({"sh"}), Cpu(64)).value().on_gpus);
+  CHECK(Plan(Program({"sh"}), Cpu(64)).value().gpus.empty());
   CHECK(Note(Cpu(64, 4)) == "no GPU found: 4 ranks on CPU");
   CHECK(Note(Cpu(1)) == "no GPU found: 1 rank on CPU");
   for (const char* hidden : {"", "-1"}) {
@@ -291,12 +291,30 @@ TEST_CASE("without a number and without a GPU: NUMA nodes, and at least 2") {
   }
 }
 
+TEST_CASE("the GPUs of the ranks are leased, by where they are, and a rank's own launch has them") {
+  LaunchOptions options = Program({"sh", "-c", "secret"});
+  Set(options, "nproc_per_node", "2");
+  const LeasePlan lease =
+      Plan(options, Gpus(4), {{"CUDA_VISIBLE_DEVICES", "1,3,2"}, {"ENVKIT_LOCK_DIR", "/locks"}})
+          .value()
+          .lease;
+  CHECK(lease.directory == "/locks");
+  CHECK(lease.gpus == std::vector<std::pair<std::string, std::string>>{{"0000:01:00.0", "1"},
+                                                                       {"0000:03:00.0", "3"}});
+  CHECK(lease.holder == "sh");
+  CHECK_FALSE(lease.share);
+  Set(options, "share", "True");
+  CHECK(Plan(options, Gpus(4)).value().lease.share);
+  CHECK(Plan(options, Gpus(4), {{"ENVKIT_LEASED", "1"}}).value().lease.gpus.empty());
+  CHECK(Plan(options, Cpu(4)).value().lease.gpus.empty());
+}
+
 TEST_CASE("on WSL the driver's library speaks for a GPU") {
   HostFacts facts = Cpu(8);
   facts.wsl = facts.wsl_driver = true;
   const LaunchPlan plan = Plan(Program({"sh"}), facts).value();
   CHECK(plan.ranks.size() == 1);
-  CHECK(plan.on_gpus);
+  CHECK_FALSE(plan.gpus.empty());
   CHECK(plan.notes.empty());
 }
 
@@ -313,7 +331,7 @@ TEST_CASE("a GPU that cannot be used never makes it the CPU silently") {
   LaunchOptions options = Program({"sh"});
   Set(options, "nproc_per_node", "3");  // said by the user, so it is no silence
   CHECK(Plan(options, facts).value().ranks.size() == 3);
-  CHECK_FALSE(Plan(options, facts).value().on_gpus);
+  CHECK(Plan(options, facts).value().gpus.empty());
 }
 
 TEST_CASE("a script runs in Python, a module too, and a program as it is") {

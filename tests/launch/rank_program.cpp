@@ -86,6 +86,10 @@ void Step(const std::string& name, const std::string& value) {
     raise(std::atoi(value.c_str()));
   }
   if (name == "sleep") Sleep(std::atof(value.c_str()));
+  if (name == "spin") {
+    for (volatile bool on = true; on;) {
+    }
+  }
   if (name == "print") Write(1, value + "\n");
   if (name == "part") Write(1, value);  // no end of line
   if (name == "error") Write(2, value + "\n");

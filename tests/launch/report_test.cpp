@@ -204,6 +204,27 @@ TEST_CASE("the report of a failure: peers that did not stop, and what could not 
         "exit code 3\n");
 }
 
+TEST_CASE("the report of a failure says what the output means") {
+  FailureReport report;
+  report.headline = EndText(kExited);
+  report.rank = 1;
+  report.last = {"bind: Address already in use"};
+  report.symptom = Explain(report.last[0]);
+  report.log = "x.log";
+  report.exit_code = 3;
+  CHECK(FailureText(report) ==
+        "rank 1 (pid 77) ended with exit code 3\n"
+        "  last    [1] bind: Address already in use\n"
+        "  means   Another process listens on this port, often the last run.\n"
+        "  do      Leave out --master-port, or find it: ss -ltnp\n"
+        "  others  no process is left\n"
+        "  next    log: x.log\n"
+        "exit code 3\n");
+  CHECK(CauseJson(kExited, report) ==
+        R"({"rank":1,"pid":77,"exit_code":3,"signal":null,)"
+        R"("text":"rank 1 (pid 77) ended with exit code 3","symptom":"port-taken"})");
+}
+
 TEST_CASE("the outcome of a job is a file") {
   const Scratch scratch;
   Outcome fine;
@@ -214,7 +235,10 @@ TEST_CASE("the outcome of a job is a file") {
         "null\n}\n");
 
   Outcome failed{.exit_code = 137, .world_size = 4, .attempts = 2, .cause = ""};
-  failed.cause = CauseJson(kKilled, EndText(kKilled), "not \xff UTF-8");
+  FailureReport report;
+  report.headline = EndText(kKilled);
+  report.cause = "not \xff UTF-8";
+  failed.cause = CauseJson(kKilled, report);
   REQUIRE(WriteOutcome(scratch / "outcome.json", failed));
   const auto document = nlohmann::json::parse(ReadFile(scratch / "outcome.json").value());
   CHECK(document == nlohmann::json{{"exit_code", 137},

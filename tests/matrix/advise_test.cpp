@@ -7,8 +7,8 @@ using namespace envkit;
 
 namespace {
 
-Verdict Ask(const std::string& torch, const std::string& cuda, const std::string& driver = "",
-            const std::string& gpu = "", const std::string& python = "") {
+Judgement Ask(const std::string& torch, const std::string& cuda, const std::string& driver = "",
+              const std::string& gpu = "", const std::string& python = "") {
   Question question{torch, cuda, python, {}};
   if (!driver.empty()) question.machine.driver = driver;
   if (!gpu.empty()) question.machine.gpu = ParseCapability(gpu);
@@ -28,7 +28,7 @@ Machine Driver(const std::string& driver) {
 }  // namespace
 
 TEST_CASE("PyTorch 2.8 for CUDA 12.1, which tutorials name") {
-  const Verdict verdict = Ask("2.8", "12.1");
+  const Judgement verdict = Ask("2.8", "12.1");
   CHECK(verdict.fit == Fit::kNever);
   CHECK(verdict.build == nullptr);
   CHECK(verdict.what == "PyTorch 2.8 has no build for CUDA 12.1");
@@ -45,12 +45,12 @@ TEST_CASE("the nearest is of the same torch first, and runs on the driver") {
   CHECK(Pair(Ask("2.14", "12.8", "550.54.14").nearest) == "2.14.1 12.6");
   CHECK(Pair(Ask("2.14", "12.8").nearest) == "2.14.1 12.6");
   CHECK(Pair(Ask("2.14", "13.1").nearest_served) == "2.14.1 13.0");
-  const Verdict none = Ask("2.15", "13.2", "550.54.14");
+  const Judgement none = Ask("2.15", "13.2", "550.54.14");
   CHECK(Pair(none.nearest) == "2.10.0 12.8");
 }
 
 TEST_CASE("a driver that is too old for the default build") {
-  const Verdict verdict = Ask("2.15", "", "550.54.14");
+  const Judgement verdict = Ask("2.15", "", "550.54.14");
   CHECK(verdict.fit == Fit::kDriver);
   CHECK(Pair(verdict.build) == "2.15.0 13.2");
   CHECK(verdict.what == "CUDA 13.2 needs NVIDIA driver 580 or newer, and this is 550.54.14");
@@ -69,7 +69,7 @@ TEST_CASE("a driver that is too old for the default build") {
 }
 
 TEST_CASE("a driver that runs nothing") {
-  const Verdict verdict = Ask("", "", "400.10");
+  const Judgement verdict = Ask("", "", "400.10");
   CHECK(verdict.fit == Fit::kDriver);
   CHECK(verdict.next ==
         "Update the driver to 580 or newer: driver 400.10 runs no build of the default index.");
@@ -77,7 +77,7 @@ TEST_CASE("a driver that runs nothing") {
 }
 
 TEST_CASE("a GPU that a build has no code for") {
-  const Verdict volta = Ask("2.14", "13.0", "", "7.0");
+  const Judgement volta = Ask("2.14", "13.0", "", "7.0");
   CHECK(volta.fit == Fit::kGpu);
   CHECK(volta.what ==
         "PyTorch 2.14.1 for CUDA 13.0: it has no code for compute capability 7.0 (Volta): it was "
@@ -86,17 +86,17 @@ TEST_CASE("a GPU that a build has no code for") {
         "The nearest that fits is cuda = \"12.6\"; the default index does not serve it: name one "
         "that does in [index].\n"
         "On the default index the nearest is torch = \"2.10\" with CUDA 12.8.");
-  const Verdict blackwell = Ask("2.8", "12.6", "", "12.0");
+  const Judgement blackwell = Ask("2.8", "12.6", "", "12.0");
   CHECK(blackwell.fit == Fit::kGpu);
   CHECK(blackwell.next == "The nearest that fits is cuda = \"12.8\".");
   CHECK(Ask("2.8", "12.8", "570.26", "12.0").fit == Fit::kFits);
-  const Verdict old = Ask("2.8", "12.8", "550.54.14", "12.0");
+  const Judgement old = Ask("2.8", "12.8", "550.54.14", "12.0");
   CHECK(old.fit == Fit::kMachine);
   CHECK(old.what == "Blackwell GPUs need driver branch 570 or newer, and this is 550.54.14");
 }
 
 TEST_CASE("Pythons") {
-  const Verdict verdict = Ask("2.6", "", "", "", "3.14");
+  const Judgement verdict = Ask("2.6", "", "", "", "3.14");
   CHECK(verdict.fit == Fit::kPython);
   CHECK(verdict.what == "PyTorch 2.6.0 has no wheel for Python 3.14");
   CHECK(verdict.next ==
@@ -111,7 +111,7 @@ TEST_CASE("what the matrix does not know it does not deny") {
   CHECK(Ask("2.5", "12.1").what == "the matrix begins at PyTorch 2.6.0 and knows nothing of 2.5");
   CHECK(Ask("2.14.2", "").fit == Fit::kUnknown);  // a patch release may be new
   CHECK(Ask("2.14.2", "").what == "the matrix knows no PyTorch 2.14.2");
-  const Verdict incomplete = Ask("2.15", "12.6");
+  const Judgement incomplete = Ask("2.15", "12.6");
   CHECK(incomplete.fit == Fit::kUnknown);
   CHECK(incomplete.what == "the matrix knows no build of PyTorch 2.15 for CUDA 12.6");
   CHECK(incomplete.next ==

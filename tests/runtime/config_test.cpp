@@ -30,25 +30,48 @@ TEST_CASE("config: everything that a file may say") {
 epochs = 6
 max_steps = 7
 global_batch = 8
+accumulation = 4
 log_every = 9
+evaluate_every = 10
 checkpoint_every = 0
 keep_checkpoints = 11
+keep_best = true
+background_checkpoints = false
 device = "cpu"
 [optimizer]
-name = "adamw"
+name = "sgd"
 learning_rate = 1
 weight_decay = 0.5
+momentum = 0.75
+clip_norm = 2
 [schedule]
-name = "cosine"
+name = "linear"
 warmup_steps = 12
+final_rate = 0.25
+[precision]
+mixed = "bf16"
+tf32 = false
+[distributed]
+zero_stage = 2
+cpu_offload = true
 [data]
 kind = "mnist"
 dir = "somewhere"
 max_shift = 1.5
 max_rotation = 2.5
 max_scaling = 0.5
+augment = true
+evaluation_samples = 13
 [model]
-kind = "cnn"
+kind = "mlp"
+weights = "some.safetensors"
+hidden = 14
+vocabulary = 15
+context = 16
+layers = 17
+heads = 18
+width = 19
+dropout = 0.5
 )")
                           .Load();
   REQUIRE(config);
@@ -67,6 +90,34 @@ kind = "cnn"
   CHECK(config->data.max_shift == 1.5);
   CHECK(config->data.max_rotation == 2.5);
   CHECK(config->data.max_scaling == 0.5);
+  CHECK(config->accumulation == 4);
+  CHECK(config->evaluate_every == 10);
+  CHECK(config->keep_best);
+  CHECK(!config->background_checkpoints);
+  CHECK(config->optimizer.name == "sgd");
+  CHECK(config->optimizer.momentum == 0.75);
+  CHECK(config->optimizer.clip_norm == 2.0);
+  CHECK(config->schedule.name == "linear");
+  CHECK(config->schedule.final_rate == 0.25);
+  CHECK(config->precision.mixed == "bf16");
+  CHECK(!config->precision.tf32);
+  CHECK(config->distributed.zero_stage == 2);
+  CHECK(config->distributed.cpu_offload);
+  CHECK(config->data.augment);
+  CHECK(config->data.evaluation_samples == 13);
+  CHECK(config->model.kind == "mlp");
+  CHECK(config->model.weights == "some.safetensors");
+  CHECK(config->model.hidden == 14);
+  CHECK(config->model.vocabulary == 15);
+  CHECK(config->model.context == 16);
+  CHECK(config->model.layers == 17);
+  CHECK(config->model.heads == 18);
+  CHECK(config->model.width == 19);
+  CHECK(config->model.dropout == 0.5);
+  // What is stored with a run says all of it again.
+  const auto again = File(ConfigText(*config)).Load();
+  REQUIRE(again);
+  CHECK(ConfigText(*again) == ConfigText(*config));
   const auto defaults = File("").Load();
   REQUIRE(defaults);
   CHECK(defaults->global_batch == 128);
@@ -80,7 +131,7 @@ device = "gpu"
 
 [optimizer]
 learning_rate = "fast"
-momentum = 0.9
+nesterov = 0.9
 )")
             .Text() == R"(train.toml:1:10: error: epochs: 0 is out of range; it is from 1 to 1000000
     1 | epochs = 0
@@ -96,10 +147,10 @@ train.toml:3:10: error: device is auto, cpu or cuda, not "gpu"
 train.toml:6:17: error: learning_rate: expected a number, got a string
     6 | learning_rate = "fast"
       |                 ^^^^^^
-train.toml:7:1: error: unknown key "momentum" in [optimizer]
-    7 | momentum = 0.9
+train.toml:7:1: error: unknown key "nesterov" in [optimizer]
+    7 | nesterov = 0.9
       | ^^^^^^^^
-  known here: name, learning_rate and weight_decay
+  known here: name, learning_rate, weight_decay, momentum and clip_norm
 )");
 }
 
@@ -160,6 +211,27 @@ TEST_CASE("config: --set goes over the file") {
 )");
   CHECK(file.Text({"a b=1"}).starts_with("--set:1:3: error: not valid TOML: "));
   CHECK(File("epochs = 0\n").Text({"epochs=1"}).starts_with("train.toml:1:10: error: "));
+}
+
+TEST_CASE("config: combinations that cannot be") {
+  const auto text = [](const std::string& toml) { return File(toml).Text(); };
+  CHECK(text("model.kind = \"gpt\"\n") ==
+        "error: train.toml: model.kind = \"gpt\" cannot learn from data.kind = \"mnist\"\n"
+        "  gpt and tokens belong together\n");
+  CHECK(text("distributed.activation_checkpointing = true\n") ==
+        "error: train.toml: distributed.activation_checkpointing is for model.kind = \"gpt\"\n"
+        "  leave it off for cnn\n");
+  CHECK(text("distributed.cpu_offload = true\n") ==
+        "error: train.toml: distributed.cpu_offload needs distributed.zero_stage\n"
+        "  set zero_stage to 1, 2 or 3\n");
+  CHECK(text("global_batch = 10\naccumulation = 4\n") ==
+        "error: train.toml: a global_batch of 10 cannot be divided into 4 micro-steps "
+        "(accumulation)\n  choose an accumulation that divides it\n");
+  CHECK(text("schedule.final_rate = 1\n") ==
+        "error: train.toml: schedule.final_rate is above optimizer.learning_rate\n  lower it\n");
+  CHECK(text("data.kind = \"tokens\"\n[model]\nkind = \"gpt\"\nwidth = 10\nheads = 4\n") ==
+        "error: train.toml: model.width = 10 cannot be divided among model.heads = 4\n"
+        "  choose a width that is a multiple of heads\n");
 }
 
 TEST_CASE("config: files that are not there, or are none") {

@@ -1,6 +1,8 @@
 // Checksums, TensorBoard's event files parsed back, metrics.jsonl.
 #include "envkit/tracking.h"
 
+#include <zlib.h>
+
 #include <cstring>
 #include <numeric>
 
@@ -144,6 +146,39 @@ TEST_CASE("event files: records as TensorBoard frames them") {
   CHECK(events[3].scalars.empty());
   WriteFile(scratch / "file", "");
   CHECK(FailureText([&] { EventWriter(scratch / "file"); }).starts_with("cannot write "));
+}
+
+// Inflates the one IDAT chunk of a PNG, after checking each chunk's checksum.
+std::string PngRows(std::string_view png) {
+  REQUIRE(png.starts_with(std::string_view("\x89PNG\r\n\x1a\n", 8)));
+  png.remove_prefix(8);
+  const auto number = [](std::string_view bytes) {
+    std::uint32_t value = 0;
+    for (int i = 0; i < 4; ++i) value = value << 8 | static_cast<unsigned char>(bytes[i]);
+    return value;
+  };
+  std::string rows;
+  while (!png.empty()) {
+    const std::uint32_t size = number(png);
+    const std::string_view body = png.substr(4, 4 + size);
+    CHECK(number(png.substr(8 + size)) ==
+          crc32(0, reinterpret_cast<const Bytef*>(body.data()), static_cast<uInt>(body.size())));
+    if (body.starts_with("IDAT")) {
+      rows.resize(1 << 16);
+      uLongf length = rows.size();
+      REQUIRE(uncompress(reinterpret_cast<Bytef*>(rows.data()), &length,
+                         reinterpret_cast<const Bytef*>(body.data() + 4), size) == Z_OK);
+      rows.resize(length);
+    }
+    png.remove_prefix(12 + size);
+  }
+  return rows;
+}
+
+TEST_CASE("PNG: rows of grey and of colour") {
+  const std::uint8_t pixels[] = {1, 2, 3, 4, 5, 6};
+  CHECK(PngRows(EncodePng(2, 3, 1, pixels)) == std::string("\0\1\2\3\0\4\5\6", 8));
+  CHECK(PngRows(EncodePng(1, 2, 3, pixels)) == std::string("\0\1\2\3\4\5\6", 7));
 }
 
 TEST_CASE("metrics: whole lines, also after one that a killed writer left") {

@@ -5,14 +5,7 @@
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/remainder.h>
-#include <arpa/inet.h>
 #include <c10/core/GradMode.h>
-#include <net/if.h>
-#include <netinet/in.h>
-#include <sched.h>
-#include <sys/ioctl.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmath>
@@ -23,12 +16,13 @@
 #include "envkit/models.h"
 #include "envkit/optim.h"
 #include "helpers.h"
+#include "ranks.h"
 
 namespace envkit {
 namespace {
 
 TEST_CASE("schedule: up linearly, down along half a cosine") {
-  const WarmupCosine schedule{1.0, 0.2, 10, 110};
+  const Schedule schedule{1.0, 0.2, 10, 110};
   for (const auto& [step, rate] : std::vector<std::pair<std::int64_t, double>>{
            {1, 0.1},
            {5, 0.5},
@@ -43,11 +37,11 @@ TEST_CASE("schedule: up linearly, down along half a cosine") {
     INFO(step);
     CHECK(schedule.LearningRate(step) == doctest::Approx(rate).epsilon(1e-12));
   }
-  const WarmupCosine without{2e-3, 0, 0, 4};
+  const Schedule without{2e-3, 0, 0, 4};
   CHECK(without.LearningRate(1) == doctest::Approx(2e-3 * 0.8535533905932737));
   CHECK(without.LearningRate(2) == doctest::Approx(1e-3));
   CHECK(without.LearningRate(4) == doctest::Approx(0));
-  const WarmupCosine warmup_only{1.0, 0.25, 4, 4};
+  const Schedule warmup_only{1.0, 0.25, 4, 4};
   CHECK(warmup_only.LearningRate(4) == 1.0);
   CHECK(warmup_only.LearningRate(5) == 0.25);
 }
@@ -185,65 +179,6 @@ TEST_CASE("child: one rank" * doctest::skip()) {
                    Train(communicator), {{"transport", communicator->Transport()}});
 }
 
-// In a process of its own, before it has threads. A sandbox without a network has its loopback
-// interface down: then another namespace, in which it may be up. Returns a port, 0 if there is
-// none.
-int FreePort() {
-  for (int attempt = 0; attempt < 2; ++attempt) {
-    const int descriptor = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    ifreq loopback{};
-    loopback.ifr_name[0] = 'l';
-    loopback.ifr_name[1] = 'o';
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof address;
-    const bool up = ioctl(descriptor, SIOCGIFFLAGS, &loopback) == 0 &&
-                    (loopback.ifr_flags & IFF_UP) != 0 &&
-                    bind(descriptor, reinterpret_cast<sockaddr*>(&address), size) == 0 &&
-                    getsockname(descriptor, reinterpret_cast<sockaddr*>(&address), &size) == 0;
-    close(descriptor);
-    if (up) return ntohs(address.sin_port);
-    if (unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0) return 0;
-    const int other = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    loopback.ifr_flags = IFF_UP | IFF_RUNNING;
-    const bool raised = ioctl(other, SIOCSIFFLAGS, &loopback) == 0;
-    close(other);
-    if (!raised) return 0;
-  }
-  return 0;
-}
-
-constexpr int kNoNetwork = 77;
-
-// Runs "child: one rank" WORLD times, and returns the first exit code that is not 0.
-int RunRanks(int world) {
-  const pid_t parent = fork();
-  if (parent == 0) {
-    const int port = FreePort();
-    if (port == 0) _exit(kNoNetwork);
-    setenv("OMP_NUM_THREADS", "1", 1);
-    setenv("MASTER_ADDR", "127.0.0.1", 1);
-    setenv("MASTER_PORT", std::to_string(port).c_str(), 1);
-    for (const char* name : {"WORLD_SIZE", "LOCAL_WORLD_SIZE"})
-      setenv(name, std::to_string(world).c_str(), 1);
-    for (int rank = 0; rank < world; ++rank) {
-      for (const char* name : {"RANK", "LOCAL_RANK"}) setenv(name, std::to_string(rank).c_str(), 1);
-      if (fork() != 0) continue;
-      execl("/proc/self/exe", "test_runtime", "--test-case=child: one rank", "--no-skip",
-            "--minimal", nullptr);
-      _exit(127);
-    }
-    int code = 0;
-    for (int status = 0; wait(&status) > 0;)
-      if (code == 0) code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    _exit(code);
-  }
-  int status = 0;
-  REQUIRE(waitpid(parent, &status, 0) == parent);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-}
-
 TEST_CASE("ranks: several have the gradients of one, each the same bits") {
   const auto expected = Train(Communicator::Connect({}, at::kCPU));
   for (const bool shared_memory : {true, false}) {
@@ -256,7 +191,7 @@ TEST_CASE("ranks: several have the gradients of one, each the same bits") {
         unsetenv("ENVKIT_TEST_GLOO");
       else
         setenv("ENVKIT_TEST_GLOO", "1", 1);
-      const int code = RunRanks(world);
+      const int code = RunRanks(world, "child: one rank");
       if (code == kNoNetwork) {
         MESSAGE("passed over: there is no loopback interface here");
         return;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "session/driver.h"
 #include "session/verify.h"
 
 namespace envkit {
@@ -154,19 +155,31 @@ TEST_CASE("a probe that does not answer fails; one that an old image lacks is in
   CHECK(VerdictOf(Report({})) == "incomplete");  // nothing looked at is no pass
 }
 
-TEST_CASE("drivers and CUDA") {
-  HostFacts facts;
-  CHECK(CheckDriver("13.2", "cuda", facts).verdict == Verdict::kSkipped);
-  facts.kernel_module = "570.86.15";
-  CHECK(CheckDriver("13.2", "cpu", facts).verdict == Verdict::kSkipped);
-  CHECK(CheckDriver("13.2", "cuda", facts).verdict == Verdict::kFail);
-  CHECK(CheckDriver("13.2", "cuda", facts).evidence[0] ==
-        "driver 570.86.15, CUDA 13.2 needs 580.0 or newer");
-  CHECK(CheckDriver("12.8", "cuda", facts).verdict == Verdict::kPass);
-  facts.kernel_module = "525.60.11";
-  CHECK(CheckDriver("12.6", "cuda", facts).verdict == Verdict::kFail);
-  facts.kernel_module = "580.95.05";
-  CHECK(CheckDriver("13.2", "cuda", facts).verdict == Verdict::kPass);
+TEST_CASE("drivers and CUDA, by the matrix that lock and run ask") {
+  const Matrix matrix = *OwnMatrix();
+  Lock lock;
+  Machine machine;
+  const auto check = [&](const std::string& cuda, const std::string& variant = "cuda") {
+    lock.cuda = cuda;
+    lock.python = "3.13";
+    return CheckDriver(lock, variant, machine, matrix);
+  };
+  CHECK(check("13.2").verdict == Verdict::kSkipped);
+  machine.driver = "570.86.15";
+  CHECK(check("13.2", "cpu").verdict == Verdict::kSkipped);
+  CHECK(check("13.2").verdict == Verdict::kFail);
+  CHECK(check("13.2").evidence[0] == "driver 570.86.15, CUDA 13.2 needs 580 or newer");
+  CHECK(check("13.2").next ==
+        "Take torch = \"2.10\" with CUDA 12.8, the newest of the default index that driver "
+        "570.86.15 runs,\nor update the driver to 580 or newer.\n"
+        "A change of envkit.toml needs: envkit lock.");
+  CHECK(check("12.8").verdict == Verdict::kPass);
+  CHECK(check("99.0").verdict == Verdict::kSkipped);
+  CHECK(check("99.0").evidence[0] == "the version matrix does not know CUDA 99.0");
+  machine.driver = "525.60.11";
+  CHECK(check("12.6").verdict == Verdict::kFail);
+  machine.driver = "580.95.05";
+  CHECK(check("13.2").verdict == Verdict::kPass);
 }
 
 }  // namespace envkit

@@ -4,6 +4,8 @@
 
 #include <cstdlib>
 
+#include "session/environment.h"
+
 using namespace envkit;
 
 namespace {
@@ -46,4 +48,24 @@ TEST_CASE("drivers that fit, and what cannot be judged") {
   CHECK(CheckDriver(LockFor("13.2"), Host("strange-550")));
   CHECK_FALSE(MachineOf(Host("strange-550")).driver);
   CHECK(MachineOf(Host("550.54.14")).driver == "550.54.14");
+}
+
+TEST_CASE("the choice of the image's variant asks the same") {
+  Project project;
+  std::string why;
+  HostFacts host;
+  CHECK(ChooseVariant(project, LockFor("13.2"), host, why) == "cpu");
+  CHECK(why == "no GPU found");
+  host = Host("550.54.14");
+  host.device_nodes = {0};
+  host.control_node = host.uvm_node = true;
+  const auto refused = ChooseVariant(project, LockFor("13.2"), host, why);
+  REQUIRE_FALSE(refused);
+  CHECK(refused.error().what ==
+        "the image for GPUs does not run here: CUDA 13.2 needs NVIDIA driver 580 or newer, and "
+        "this is 550.54.14");
+  CHECK(ChooseVariant(project, LockFor("12.8"), host, why) == "cuda");
+  CHECK(why == "this machine has NVIDIA GPUs");
+  project.environment.cuda = "cpu";
+  CHECK(ChooseVariant(project, LockFor("13.2"), host, why) == "cpu");
 }

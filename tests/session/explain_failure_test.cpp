@@ -37,4 +37,6 @@ TEST_CASE("a failed run is explained by the first rank's last attempt, and by no
   symptom = ExplainFailure(record.path(), outcome);
   REQUIRE(symptom);
   CHECK(symptom->name == "port-taken");
+  outcome.root_cause["symptom"] = "port-taken";
+  CHECK_FALSE(ExplainFailure(record.path(), outcome));
 }

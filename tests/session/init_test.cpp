@@ -159,6 +159,27 @@ TEST_CASE("questions: what is given is not asked, an empty line and the end take
   CHECK(asked[2] == "cuda: auto, cpu or a version [auto]: ");
 }
 
+TEST_CASE(
+    "accelerate's questions are asked where they are wanted, and both files get the answers") {
+  Scratch scratch;
+  std::vector<std::string> asked;
+  std::deque<std::string> answers = {"", "", "cpu", "yes", "several CPU processes"};
+  const AskLine ask = [&](const std::string& question) -> std::optional<std::string> {
+    asked.push_back(question);
+    std::string line = answers.empty() ? "" : answers.front();
+    if (!answers.empty()) answers.pop_front();
+    return line;
+  };
+  const auto plan = Init(scratch.path(), {"", "", "", "train.py", false}, ask);
+  REQUIRE(plan);
+  CHECK(asked[3] == "ask what `accelerate config` asks as well [no]: ");
+  const auto project = LoadProject(scratch.path() / "envkit.toml");
+  REQUIRE(project);
+  CHECK(project->jobs.at("train").processes == "2");
+  const std::string yaml = ReadFile(scratch.path() / ".accelerate/config.yaml").value();
+  CHECK(yaml.find("num_processes: 2\n") != std::string::npos);
+}
+
 TEST_CASE("a file that is there stays, unless it is to be overwritten") {
   Scratch scratch;
   const auto plan = Plan({});

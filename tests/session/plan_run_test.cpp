@@ -215,6 +215,23 @@ TEST_CASE("locked memory is not raised where nobody may raise a limit") {
   CHECK(text.find("--ulimit memlock=-1") == text.rfind("--ulimit memlock=-1"));
 }
 
+TEST_CASE("a job leases its GPUs where all containers of the machine do") {
+  World world;
+  world.setting.locks = "/run/lock";
+  CHECK(world.Plan(Train())->mounts.size() == 1);  // no GPU, no lease
+  world.AddGpus(2);
+  RunRequest request = Train();
+  request.share = true;
+  const auto plan = world.Plan(request);
+  REQUIRE(plan);
+  CHECK(plan->mounts.back().host == "/run/lock");
+  CHECK(plan->mounts.back().container == "/run/envkit-locks");
+  CHECK_FALSE(plan->mounts.back().read_only);
+  CHECK(plan->env.at("ENVKIT_LOCK_DIR") == "/run/envkit-locks");
+  CHECK(plan->argv[4] == "--share");
+  CHECK(WorldSize(*plan) == 2);
+}
+
 TEST_CASE("data is mounted read-only") {
   World world("[data.mnist]\npath = \".\"\nmount = \"/data/mnist\"\n");
   world.setting.data["mnist"] = "/store/data/1";

@@ -8,7 +8,6 @@
 #include "host/facts.h"
 #include "image/image.h"
 #include "image/show_plan.h"
-#include "session/driver.h"
 #include "session/environment.h"
 
 namespace envkit {
@@ -48,9 +47,7 @@ Result<int> Build(const Options& options, Context& context) {
   std::string variant = options.variant, why;
   if (variant.empty() && foreign) variant = env.lock.inputs.cuda == "cpu" ? "cpu" : "cuda";
   if (variant.empty()) {
-    const HostFacts facts = ProbeHost();
-    ENVKIT_TRY(variant, ChooseVariant(env.project, facts, why));
-    if (variant == "cuda") ENVKIT_CHECK(CheckDriver(env.lock, facts));
+    ENVKIT_TRY(variant, ChooseVariant(env.project, env.lock, ProbeHost(), why));
   }
   if (options.run_in_builder) return RunInBuilder(env, variant, context);
   const std::string profile = MainProfile(env.project, options.profile);

@@ -34,6 +34,11 @@ Result<int> RunInit(const InitRequest& request, bool yes, Context& context) {
   context.terminal.Step("init", fmt::format("envkit.toml: {} · torch {} · cuda {}", plan.name,
                                             plan.torch, plan.cuda));
   context.terminal.Note(fmt::format("torch {}: {}", plan.torch, plan.why));
+  if (!plan.accelerate.empty()) {
+    context.terminal.Step("init",
+                          ".accelerate/config.yaml: accelerate launch and envkit launch "
+                          "read it");
+  }
   if (plan.script.empty()) {
     context.terminal.Note(
         "envkit-train reads train.toml, which is yours to write: "
@@ -61,6 +66,8 @@ Command InitCommand() {
             app.add_option("--script", request->script,
                            "The Python program that trains; without one: envkit's own trainer")
                 ->type_name("FILE");
+            app.add_flag("--accelerate", request->accelerate,
+                         "What accelerate config asks as well, into .accelerate/config.yaml");
             app.add_flag("--force", request->force, "Overwrite an envkit.toml that is there");
             return [request, yes](Context& context) { return RunInit(*request, *yes, context); };
           }};

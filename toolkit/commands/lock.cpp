@@ -2,55 +2,21 @@
 
 #include <chrono>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "base/files.h"
 #include "commands/command.h"
 #include "image/resolve.h"
+#include "image/show_lock.h"
 #include "session/driver.h"
 #include "session/environment.h"
 
 namespace envkit {
 namespace {
 
-nlohmann::json ToJson(const LockReport& report) {
-  const Lock& lock = report.lock;
-  nlohmann::json changes = nlohmann::json::array(), findings = nlohmann::json::array();
-  for (const LockChange& change : report.changes) {
-    constexpr const char* kKinds[] = {"added", "removed", "changed", "other-file"};
-    changes.push_back({{"kind", kKinds[static_cast<int>(change.kind)]},
-                       {"of", change.debian ? "debian" : "wheel"},
-                       {"package", change.package},
-                       {"before", change.before},
-                       {"after", change.after},
-                       {"bytes", change.bytes}});
-  }
-  for (const LockFinding& finding : report.findings) {
-    findings.push_back({{"id", finding.id},
-                        {"package", finding.package},
-                        {"cause", finding.cause},
-                        {"remedy", finding.remedy}});
-  }
-  return {
-      {"schema", 1},
-      {"resolved", report.resolved},
-      {"changed", report.changed},
-      {"digest", lock.Digest()},
-      {"torch", lock.torch},
-      {"cuda", lock.cuda},
-      {"python", lock.python},
-      {"wheels", lock.wheels.size()},
-      {"debian_packages", lock.debs.size()},
-      {"diff", report.diff},
-      {"changes", changes},
-      {"findings", findings},
-      {"download", {{"bytes", report.new_files.bytes}, {"in_store", report.new_files.in_store}}}};
-}
-
 void Print(const LockReport& report, const std::string& ending, Context& context) {
   const Lock& lock = report.lock;
-  if (context.json) return context.terminal.Answer(ToJson(report).dump(2));
+  if (context.json) return context.terminal.Answer(LockReportToJson(report).dump(2));
   context.terminal.Step(
       "lock", fmt::format("torch {} · {} · {} wheels · {} Debian packages   {}", lock.torch,
                           lock.cuda.empty() ? "no CUDA" : "CUDA " + lock.cuda, lock.wheels.size(),
@@ -73,13 +39,7 @@ struct Options {
 Result<int> Record(const Options& options, Context& context) {
   ENVKIT_TRY(const Environment env, LoadEnvironment(context.directory, options.architecture));
   ENVKIT_TRY(const RecordReport report, RecordBuilt(env.project, env.lock, env.recipes, env.store));
-  nlohmann::json images = nlohmann::json::array();
   for (const BuiltImage& built : report.built) {
-    images.push_back({{"profile", built.profile},
-                      {"variant", built.variant},
-                      {"architecture", built.architecture},
-                      {"config_digest", built.config_digest},
-                      {"diff_ids", built.diff_ids}});
     context.terminal.Step("lock",
                           fmt::format("on record: {}-{} for {}   config digest {}", built.profile,
                                       built.variant, built.architecture, built.config_digest));
@@ -90,14 +50,7 @@ Result<int> Record(const Options& options, Context& context) {
                           "files are in it.\n  With the same version they must be equal: "
                           "envkit verify");
   }
-  if (context.json) {
-    context.terminal.Answer(nlohmann::json{
-        {"schema", 1},
-        {"built", images},
-        {"new", report.new_images},
-        {"differences",
-         report.differences}}.dump(2));
-  }
+  if (context.json) context.terminal.Answer(RecordReportToJson(report).dump(2));
   return 0;
 }
 

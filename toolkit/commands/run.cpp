@@ -24,6 +24,8 @@ Command RunCommand() {
             ->type_name("N|auto");
         app.add_option("--memory", request->memory, "Limit of memory, such as 16g")
             ->type_name("SIZE");
+        app.add_flag("--share", request->share,
+                     "Use GPUs that another launch has, and let others use ours");
         app.add_option("--shm", request->shm, "Size of /dev/shm, such as 16g, or auto")
             ->type_name("SIZE");
         app.add_option("--profile", request->profile, "What the image holds")->type_name("PROFILE");

@@ -34,11 +34,11 @@ std::string Diagnosis::Verdict() const {
   return verdict;
 }
 
-Diagnosis Diagnose(const Facts& facts) {
+Diagnosis Diagnose(const Facts& facts, const Result<Matrix>& matrix) {
   Diagnosis diagnosis;
   FindingById found;
   for (const Rule& rule : AllRules()) {
-    Outcome outcome = rule.check(facts);
+    Outcome outcome = rule.check(facts, matrix);
     switch (outcome.state) {
       case Outcome::State::kPass:
         diagnosis.passed.push_back(&rule);

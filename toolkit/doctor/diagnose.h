@@ -29,6 +29,7 @@ struct Diagnosis {
   std::string Verdict() const;
 };
 
-Diagnosis Diagnose(const Facts& facts);
+// MATRIX is envkit's own (LoadMatrix), or why it could not be read.
+Diagnosis Diagnose(const Facts& facts, const Result<Matrix>& matrix);
 
 }  // namespace envkit::doctor

@@ -54,6 +54,7 @@ struct SystemFacts : Section {
   Number max_user_namespaces, unprivileged_userns, apparmor_userns;  // the sysctls
   Flag subuid;                                                       // this user has a range
   bool newuidmap = false;
+  Flag systemd;         // it is what starts services here
   std::string cgroups;  // v1 | hybrid | v2
   Number memory_total, memory_available, memory_limit, oom_kills;
   Number cpus, numa_nodes;
@@ -227,7 +228,7 @@ struct ProjectFacts : Section {
   std::string file, error;  // envkit.toml does not parse
   std::string lock;         // fits | missing | stale | damaged
   std::string lock_detail;
-  std::string torch, cuda;  // of the lock; the request's where there is none
+  std::string torch, cuda, python;  // of the lock; the request's where there is none
   std::vector<LockedPackage> locked;
   std::string gpus;                 // [run] gpus
   std::int64_t most_processes = 0;  // the largest number of ranks that a job names
@@ -237,6 +238,7 @@ struct ProjectFacts : Section {
 struct Facts {
   int schema = kFactsSchema;
   std::string root = "/";
+  std::string date;  // when it was looked at, "2026-11-25"; "" for a captured tree
   SystemFacts system;
   StorageFacts storage;
   PciFacts pci;

@@ -18,7 +18,8 @@ void Fields(V& v, SystemFacts& f) {
   ENVKIT_FIELD(user), ENVKIT_FIELD(home), ENVKIT_FIELD(groups);
   ENVKIT_FIELD(max_user_namespaces), ENVKIT_FIELD(unprivileged_userns);
   ENVKIT_FIELD(apparmor_userns), ENVKIT_FIELD(subuid), ENVKIT_FIELD(newuidmap);
-  ENVKIT_FIELD(cgroups), ENVKIT_FIELD(memory_total), ENVKIT_FIELD(memory_available);
+  ENVKIT_FIELD(systemd), ENVKIT_FIELD(cgroups), ENVKIT_FIELD(memory_total),
+      ENVKIT_FIELD(memory_available);
   ENVKIT_FIELD(memory_limit), ENVKIT_FIELD(oom_kills), ENVKIT_FIELD(cpus);
   ENVKIT_FIELD(numa_nodes), ENVKIT_FIELD(memlock_soft), ENVKIT_FIELD(memlock_hard);
   ENVKIT_FIELD(nofile_soft), ENVKIT_FIELD(nofile_hard), ENVKIT_FIELD(stack_soft);
@@ -143,11 +144,13 @@ template <class V>
 void Fields(V& v, ProjectFacts& f) {
   ENVKIT_FIELD(unknown), ENVKIT_FIELD(found), ENVKIT_FIELD(file), ENVKIT_FIELD(error);
   ENVKIT_FIELD(lock), ENVKIT_FIELD(lock_detail), ENVKIT_FIELD(torch), ENVKIT_FIELD(cuda);
+  ENVKIT_FIELD(python);
   ENVKIT_FIELD(locked), ENVKIT_FIELD(gpus), ENVKIT_FIELD(most_processes), ENVKIT_FIELD(shm);
 }
 template <class V>
 void Fields(V& v, Facts& f) {
-  ENVKIT_FIELD(schema), ENVKIT_FIELD(root), ENVKIT_FIELD(system), ENVKIT_FIELD(storage);
+  ENVKIT_FIELD(schema), ENVKIT_FIELD(root), ENVKIT_FIELD(date);
+  ENVKIT_FIELD(system), ENVKIT_FIELD(storage);
   ENVKIT_FIELD(pci), ENVKIT_FIELD(driver), ENVKIT_FIELD(nvml), ENVKIT_FIELD(kernel_log);
   ENVKIT_FIELD(engines), ENVKIT_FIELD(network), ENVKIT_FIELD(python), ENVKIT_FIELD(project);
 }

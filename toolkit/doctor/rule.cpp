@@ -25,6 +25,15 @@ std::vector<Rule> MakeTable() {
 
 }  // namespace
 
+Outcome Check::operator()(const Facts& facts, const Result<Matrix>& matrix) const {
+  if (of_facts_ != nullptr) return of_facts_(facts);
+  if (matrix) return of_matrix_(facts, *matrix);
+  // What does not apply here does not for any matrix.
+  Outcome outcome = of_matrix_(facts, Matrix());
+  if (outcome.state == Outcome::State::kNotApplicable) return outcome;
+  return Unknown("the version matrix could not be read: " + matrix.error().what);
+}
+
 const std::vector<Rule>& AllRules() {
   static const std::vector<Rule> table = MakeTable();
   return table;

@@ -6,7 +6,9 @@
 #include <string_view>
 #include <vector>
 
+#include "base/result.h"
 #include "doctor/facts.h"
+#include "matrix/matrix.h"
 
 namespace envkit::doctor {
 
@@ -72,12 +74,26 @@ inline Outcome Found(Severity severity, std::string title) {
   return outcome;
 }
 
+// A rule asks the facts alone, or the version matrix too: then it is unknown where there is none.
+class Check {
+ public:
+  using OfFacts = Outcome (*)(const Facts&);
+  using OfMatrix = Outcome (*)(const Facts&, const Matrix&);
+  Check(OfFacts check) : of_facts_(check) {}
+  Check(OfMatrix check) : of_matrix_(check) {}
+  Outcome operator()(const Facts& facts, const Result<Matrix>& matrix) const;
+
+ private:
+  OfFacts of_facts_ = nullptr;
+  OfMatrix of_matrix_ = nullptr;
+};
+
 struct Rule {
   std::string id;
   std::string subject;  // what is so when it passes: "kernel module and libraries agree"
   std::string story;    // for `doctor explain ID`: what it looks at, why, what users see
   std::vector<std::string> follows_from;  // their findings explain this one
-  Outcome (*check)(const Facts&);
+  Check check;
 };
 
 // The whole table, in the order of the report.

@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <set>
 
-#include "doctor/figures.h"
 #include "doctor/rule.h"
+#include "doctor/versions.h"
 
 namespace envkit::doctor {
 namespace {
@@ -34,16 +34,19 @@ bool IsCompat(const LibraryCopy& copy) {
 }
 
 // The first GPU of a generation that CHECK finds fault with, by NVML or else by its PCI id.
-template <class Check>
-std::optional<std::pair<std::string, Generation>> GpuWith(const Facts& facts, const Check& check) {
+template <class Wanted>
+std::optional<std::pair<std::string, GpuGeneration>> GpuWith(const Facts& facts,
+                                                             const Matrix& matrix,
+                                                             const Wanted& check) {
   for (const Gpu& gpu : facts.nvml.gpus) {
-    const auto generation = GenerationOf(gpu.compute_capability, "");
-    if (generation && !gpu.compute_capability.empty() && check(*generation))
+    const auto capability = ParseCapability(gpu.compute_capability);
+    const GpuGeneration* generation = capability ? GenerationOf(matrix, *capability) : nullptr;
+    if (generation != nullptr && check(*generation))
       return std::pair{GpuName(gpu) + ", compute capability " + gpu.compute_capability,
                        *generation};
   }
   for (const PciDevice& gpu : facts.pci.gpus) {
-    const auto generation = GenerationOf("", gpu.id);
+    const auto generation = GenerationOfPciId(matrix, gpu.id);
     if (generation && check(*generation))
       return std::pair{fmt::format("GPU {} (PCI id 10de:{})", gpu.address,
                                    gpu.id.starts_with("0x") ? gpu.id.substr(2) : gpu.id),
@@ -213,11 +216,12 @@ Outcome H05(const Facts& facts) {
   return Pass();
 }
 
-Outcome H06(const Facts& facts) {
+Outcome H06(const Facts& facts, const Matrix& matrix) {
   if (facts.pci.gpus.empty() && facts.nvml.gpus.empty()) return NotApplicable(kNoGpu);
   if (!facts.driver.module_version) return NotApplicable("the kernel module is not loaded");
   if (!facts.driver.open_module) return Unknown("the kernel module's flavour could not be read");
-  const auto gpu = GpuWith(facts, [](const Generation& one) { return one.open_only; });
+  const auto gpu =
+      GpuWith(facts, matrix, [](const GpuGeneration& one) { return one.kernel_module == "open"; });
   if (!gpu) return NotApplicable("no GPU here that needs the open kernel modules");
   if (*facts.driver.open_module) return Pass();
   return Found(Severity::kFail,
@@ -233,55 +237,79 @@ Outcome H06(const Facts& facts) {
       .Run("sudo reboot");
 }
 
-Outcome H07(const Facts& facts) {
+Outcome H07(const Facts& facts, const Matrix& matrix) {
   if (!HasGpu(facts)) return NotApplicable(kNoGpu);
-  const auto gpu = GpuWith(facts, [](const Generation& one) { return one.closed_only; });
+  const auto gpu = GpuWith(facts, matrix, [](const GpuGeneration& one) {
+    return one.kernel_module == "proprietary" && one.last_branch;
+  });
   if (!gpu) return NotApplicable("no GPU here from before Turing");
   const std::string driver = DriverVersion(facts);
   if (driver.empty()) return NotApplicable("no driver is loaded");
-  constexpr int kLast = 580;
+  const GpuGeneration& generation = gpu->second;
+  const int last = *generation.last_branch;
   const bool open = facts.driver.open_module && *facts.driver.open_module;
-  if (Branch(driver) <= kLast && !open) return Pass();
+  if (Branch(driver) <= last && !open) return Pass();
+  const auto builds = BuildsThatRun(matrix, {std::nullopt, generation.capabilities.back()});
   return Found(Severity::kFail,
-               fmt::format("{} GPUs are served by the proprietary driver up to branch 580 alone",
-                           gpu->second.name))
+               fmt::format("{} GPUs are served by the proprietary driver up to branch {} alone",
+                           generation.name, last))
       .Show("GPU", gpu->first, "NVML, else PCI")
       .Show("driver", driver + (open ? ", open modules" : ""), facts.driver.module_version.from)
       .Why(open ? "The open kernel modules begin with Turing."
-                : "Branch 580 is the last one that knows GPUs from before Turing.")
-      .Run(Install(
-          facts, {"nvidia-driver-580", "nvidia-driver-580*", "nvidia-driver-G06-kmp-default", ""}))
-      .Say("and a build of PyTorch for CUDA 12.6, the last with code for these GPUs");
+                : fmt::format("Branch {} is the last one that knows {} GPUs.", last,
+                              generation.name))
+      .Run(Install(facts,
+                   {fmt::format("nvidia-driver-{}", last), fmt::format("nvidia-driver-{}*", last),
+                    "nvidia-driver-G06-kmp-default", ""}))
+      .Say(
+          builds.empty()
+              ? "no build of PyTorch that envkit knows has code for these GPUs"
+              : fmt::format("and a build of PyTorch with code for these GPUs, the newest is {} for "
+                            "CUDA {}",
+                            builds.front()->torch, builds.front()->cuda));
 }
 
-Outcome H08(const Facts& facts) {
+Outcome H08(const Facts& facts, const Matrix& matrix) {
   if (!HasGpu(facts)) return NotApplicable(kNoGpu);
   const std::string driver = DriverVersion(facts);
   if (driver.empty()) return NotApplicable("no driver is loaded");
   const int branch = Branch(driver);
-  const auto gpu = GpuWith(facts, [&](const Generation& one) { return one.first_branch > branch; });
+  const auto gpu = GpuWith(facts, matrix, [&](const GpuGeneration& one) {
+    return one.first_branch && *one.first_branch > branch;
+  });
   if (!gpu) return Pass();
   return Found(Severity::kFail,
                fmt::format("The driver is older than the {} GPU: it needs branch {}",
-                           gpu->second.name, gpu->second.first_branch))
+                           gpu->second.name, *gpu->second.first_branch))
       .Show("GPU", gpu->first, "NVML, else PCI")
       .Show("driver", driver, facts.driver.module_version.from)
       .Why("A driver knows the GPUs that were there when it was made.")
-      .Run(InstallDriver(facts, gpu->second.open_only))
+      .Run(InstallDriver(facts, gpu->second.kernel_module == "open"))
       .Run("sudo reboot");
 }
 
-Outcome H09(const Facts& facts) {
+Outcome H09(const Facts& facts, const Matrix& matrix) {
   const std::string driver = DriverVersion(facts);
   if (!HasGpu(facts) || driver.empty()) return NotApplicable("no driver is loaded");
-  const std::string end = BranchEnd(Branch(driver));
-  if (end.empty()) return Pass();
-  return Found(Severity::kWarn,
-               fmt::format("Driver branch {} is no longer maintained", Branch(driver)))
-      .Show("driver", driver, facts.driver.module_version.from)
-      .Show("maintained until", end, "NVIDIA's list of branches")
-      .Why("It gets no security fixes any more, and newer CUDA builds do not run on it.")
-      .Say("update to branch 580 (maintained until June 2028)");
+  if (matrix.branches.empty()) return Unknown("the version matrix has no list of branches");
+  // A captured tree has no date: the day on which the list was made.
+  const std::string& date = facts.date.empty() ? matrix.branches.front().from.date : facts.date;
+  const std::string month = date.substr(0, 7);
+  const std::string version = CleanVersion(driver);
+  if (version.empty()) return Unknown("the driver's version is odd: " + driver);
+  const auto problem = BranchProblem(matrix, version, month);
+  if (!problem) return Pass();
+  Outcome found = Found(Severity::kWarn,
+                        fmt::format("Driver branch {} is no longer maintained", Branch(driver)))
+                      .Show("driver", driver, facts.driver.module_version.from)
+                      .Show("in " + month, *problem, "NVIDIA's list of branches")
+                      .Why(
+                          "It gets no security fixes any more, and newer CUDA builds do not run "
+                          "on it.");
+  const DriverBranch* next = MaintainedBranch(matrix, month);
+  if (next == nullptr) return found.Say("update to the newest branch");
+  return found.Say(
+      fmt::format("update to branch {} (maintained until {})", next->branch, next->end));
 }
 
 Outcome H10(const Facts& facts) {
@@ -426,7 +454,7 @@ std::vector<Rule> DriverRules() {
        "the driver still serves this GPU",
        "GPUs from before Turing (compute capability below 7.5) have no open modules, and branch "
        "580 "
-       "is the last that serves them.",
+       "(for Kepler: 470) is the last that serves them.",
        {"H02", "H03"},
        H07},
       {"H08",
@@ -436,7 +464,7 @@ std::vector<Rule> DriverRules() {
        H08},
       {"H09",
        "the driver's branch is maintained",
-       "Branches end: 535 in June 2026; 580 is maintained until June 2028, 595 until March 2027.",
+       "Branches of the driver end: the version matrix says which are maintained, and until when.",
        {"H02", "H03", "H08", "I02"},
        H09},
       {"H10",

@@ -6,8 +6,8 @@
 #include <map>
 #include <set>
 
-#include "doctor/figures.h"
 #include "doctor/rule.h"
+#include "doctor/versions.h"
 
 namespace envkit::doctor {
 namespace {
@@ -83,7 +83,11 @@ Outcome D01(const Facts& facts) {
         .Why("The daemon refuses to start with a broken configuration file.")
         .Run("sudo dockerd --validate");
   } else {
-    found.Why("Nobody started it.").Run("sudo systemctl enable --now docker");
+    const bool without = facts.system.systemd && !*facts.system.systemd;
+    found
+        .Why(without ? "Nobody started it, and this machine has no systemd that would."
+                     : "Nobody started it.")
+        .Run(without ? "sudo service docker start" : "sudo systemctl enable --now docker");
   }
   if (!instead.empty()) found.Say(instead);
   return found;

@@ -6,8 +6,8 @@
 #include <map>
 #include <set>
 
-#include "doctor/figures.h"
 #include "doctor/rule.h"
+#include "doctor/versions.h"
 
 namespace envkit::doctor {
 namespace {

@@ -5,8 +5,9 @@
 #include <algorithm>
 #include <sstream>
 
-#include "doctor/figures.h"
 #include "doctor/rule.h"
+#include "doctor/versions.h"
+#include "matrix/advise.h"
 
 namespace envkit::doctor {
 namespace {
@@ -83,17 +84,36 @@ bool RequirementMet(const std::string& text, const std::string& cuda, const std:
   return !any;
 }
 
+Machine MachineWith(const Facts& facts, const std::string& capability = "") {
+  Machine machine;
+  if (const std::string driver = CleanVersion(DriverVersion(facts)); !driver.empty())
+    machine.driver = driver;
+  machine.gpu = ParseCapability(capability);
+  return machine;
+}
+
+std::string OneLine(std::string text) {
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  return text;
+}
+
+std::string NewestCudaText(const Matrix& matrix, const std::string& driver) {
+  const std::string version = CleanVersion(driver);
+  const CudaRelease* newest = version.empty() ? nullptr : NewestCuda(matrix, version);
+  return newest == nullptr ? "" : newest->cuda;
+}
+
 std::string CudaText(std::int64_t version) {
   return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
 }
 
-Outcome I01(const Facts& facts) {
+Outcome I01(const Facts& facts, const Matrix& matrix) {
   const std::string* required = Environment(facts, "NVIDIA_REQUIRE_CUDA");
   if (required == nullptr || required->empty()) return NotApplicable("no NVIDIA_REQUIRE_CUDA here");
   const Number& cuda = facts.nvml.cuda_version;
   const std::string driver = DriverVersion(facts);
   if (!cuda && driver.empty()) return Unknown("no driver tells its version");
-  const std::string most = cuda ? CudaText(*cuda) : NewestCuda(driver).value_or("");
+  const std::string most = cuda ? CudaText(*cuda) : NewestCudaText(matrix, driver);
   if (RequirementMet(*required, most, driver)) return Pass();
   const std::string shown = required->size() > 60 ? required->substr(0, 60) + "…" : *required;
   return Found(Severity::kFail, "This image asks for a newer driver than the host has")
@@ -105,33 +125,33 @@ Outcome I01(const Facts& facts) {
       .Say("update the host's driver, or take an image for CUDA " + most);
 }
 
-Outcome I02(const Facts& facts) {
+Outcome I02(const Facts& facts, const Matrix& matrix) {
   if (!HasGpu(facts)) return NotApplicable(kNoGpu);
   const Build build = WantedBuild(facts);
   if (build.cuda.empty()) return NotApplicable("no project and no torch for CUDA here");
   const std::string driver = DriverVersion(facts);
   if (driver.empty()) return NotApplicable("no driver is loaded");
-  const auto floor = DriverFloor(build.cuda), own = ToolkitDriver(build.cuda);
+  const std::string cuda = CleanVersion(build.cuda);
+  const auto floor = cuda.empty() ? std::nullopt : DriverFloor(matrix, cuda);
   if (!floor) return Unknown("the driver floor of CUDA " + build.cuda + " is not known here");
-  const std::string newest = NewestCuda(driver).value_or("none");
-  if (CompareVersions(driver, *floor) < 0) {
-    Outcome found =
-        Found(Severity::kFail, fmt::format("The driver is too old for CUDA {}", build.cuda))
-            .Show("driver", driver, facts.driver.module_version.from)
-            .Show("CUDA " + build.cuda, "driver " + *floor + " or newer", "NVIDIA's release notes")
-            .Show("torch", build.torch + " for CUDA " + build.cuda, build.source)
-            .Why("\"The NVIDIA driver on your system is too old\": each CUDA major has its floor.");
-    if (CompareVersions(driver, "525.60.13") >= 0)
-      found.Say("in envkit.toml: cuda = \"12.6\", which this driver runs; then: envkit lock");
-    return found.Run(InstallDriver(facts, true), "or update the driver");
+  if (const auto advice = AdviseOnDriver(matrix, cuda, facts.project.python, MachineWith(facts))) {
+    return Found(Severity::kFail, fmt::format("The driver is too old for CUDA {}", build.cuda))
+        .Show("driver", driver, facts.driver.module_version.from)
+        .Show("CUDA " + build.cuda, "driver " + *floor + " or newer", "the version matrix")
+        .Show("torch", build.torch + " for CUDA " + build.cuda, build.source)
+        .Why("\"The NVIDIA driver on your system is too old\": each CUDA major has its floor.")
+        .Say(OneLine(advice->next) + " A change of envkit.toml needs: envkit lock.")
+        .Run(InstallDriver(facts, true), "the driver's update");
   }
-  if (own && CompareVersions(driver, *own) < 0) {
+  const CudaRelease* own = ReleaseOf(matrix, cuda);
+  if (own != nullptr && CompareVersions(driver, own->driver) < 0) {
     return Found(Severity::kInfo,
                  fmt::format(
                      "The driver is older than CUDA {}'s own: freshly compiled kernels may fail",
                      build.cuda))
-        .Show("driver", driver + ", for CUDA up to " + newest, facts.driver.module_version.from)
-        .Show("CUDA " + build.cuda, "came with driver " + *own, "NVIDIA's release notes")
+        .Show("driver", driver + ", for CUDA up to " + NewestCudaText(matrix, driver),
+              facts.driver.module_version.from)
+        .Show("CUDA " + build.cuda, "came with driver " + own->driver, "the version matrix")
         .Why(
             "Minor-version compatibility runs what was compiled for the GPU; PTX from a newer CUDA "
             "(extensions that are compiled when they run) is refused with error 222.")
@@ -224,27 +244,37 @@ Outcome I04(const Facts& facts) {
   return Pass();
 }
 
-Outcome I05(const Facts& facts) {
+Outcome I05(const Facts& facts, const Matrix& matrix) {
   if (!HasGpu(facts)) return NotApplicable(kNoGpu);
   const Build build = WantedBuild(facts);
   if (build.cuda.empty()) return NotApplicable("no project and no torch for CUDA here");
-  const auto code = CodeIn(build.torch, build.cuda);
-  if (!code) return Unknown("what the build for CUDA " + build.cuda + " holds is not known here");
+  const Question question{
+      CleanVersion(build.torch), CleanVersion(build.cuda), facts.project.python, {}};
+  const bool versions = !question.torch.empty() && !question.cuda.empty();
+  const TorchBuild* known = versions ? FindBuild(matrix, question.torch, question.cuda) : nullptr;
+  if (known == nullptr || !known->sass)
+    return Unknown(fmt::format("what PyTorch {} for CUDA {} has code for is not known here",
+                               build.torch, build.cuda));
   bool any = false;
   for (const Gpu& gpu : facts.nvml.gpus) {
-    if (gpu.compute_capability.empty()) continue;
+    Machine machine = MachineWith(facts, gpu.compute_capability);
+    if (!machine.gpu) continue;
     any = true;
-    if (RunsOn(*code, gpu.compute_capability)) continue;
-    const bool older = CompareVersions(gpu.compute_capability, code->sass.front()) < 0;
-    return Found(Severity::kFail, "This build of PyTorch has no code for " + GpuName(gpu))
+    // A driver that is at fault itself is I02's and H08's.
+    if (DriverProblem(matrix, question.cuda, machine) || MachineProblem(matrix, machine))
+      machine.driver.reset();
+    const auto problem = GpuProblem(matrix, *known, machine);
+    if (!problem) continue;
+    Question here = question;
+    here.machine = machine;
+    const Judgement verdict = Judge(matrix, here);
+    return Found(Severity::kFail, "This build of PyTorch does not run on " + GpuName(gpu))
         .Show("compute capability", gpu.compute_capability, "NVML")
         .Show("torch", fmt::format("{} for CUDA {}", build.torch, build.cuda), build.source)
-        .Show("it has code for", fmt::format("{}", fmt::join(code->sass, " ")),
-              "the published wheels")
-        .Why("\"no kernel image is available for execution on the device\".")
-        .Say(older ? "in envkit.toml: cuda = \"12.6\", the last with code for older GPUs; then: "
-                     "envkit lock"
-                   : "in envkit.toml: cuda = \"13.0\" or newer; then: envkit lock");
+        .Why("\"no kernel image is available for execution on the device\": " + *problem + ".")
+        .Say(verdict.fit == Fit::kFits ? "take a build that fits: envkit matrix"
+                                       : OneLine(verdict.next))
+        .Say("then: envkit lock");
   }
   return any ? Pass() : Unknown("no GPU tells its compute capability");
 }
@@ -287,31 +317,66 @@ Outcome I07(const Facts& facts) {
   return Pass();
 }
 
-Outcome I08(const Facts& facts) {
+// The matrix states some conditions for people. Those that facts can judge are judged; what depends
+// on the job alone (copy-engine collectives, many nodes) would be a note on every machine.
+bool Holds(const KnownBad& bad, const Facts& facts) {
+  const SystemFacts& system = facts.system;
+  if (!bad.when || bad.id == "nccl-init-pre-blackwell") return true;
+  if (bad.id == "nccl-unlimited-stack") return system.stack_soft && *system.stack_soft == -1;
+  if (bad.id == "nccl-cumem-host")
+    return system.container && system.numa_nodes && *system.numa_nodes <= 1;
+  if (bad.id == "nccl-nvls-bind") return system.virtualisation.value.has_value();
+  return bad.id == "nccl-rtx-pro" &&
+         std::count_if(facts.nvml.gpus.begin(), facts.nvml.gpus.end(), [](const Gpu& gpu) {
+           return gpu.name.find("RTX PRO 6000") != std::string::npos;
+         }) >= 2;
+}
+bool Certain(const KnownBad& bad) { return bad.id != "nccl-init-pre-blackwell"; }
+
+Outcome I08(const Facts& facts, const Matrix& matrix) {
   if (!HasGpu(facts)) return NotApplicable(kNoGpu);
   const Version nccl = VersionOf(facts, "nvidia-nccl");
   if (nccl.version.empty()) return NotApplicable("no project and no NCCL here");
-  NcclSetting setting;
-  setting.version = nccl.version;
-  setting.torch = VersionOf(facts, "torch").version;
-  setting.driver_branch = Branch(DriverVersion(facts));
-  setting.gpus = static_cast<int>(facts.nvml.gpus.size());
-  for (const Gpu& gpu : facts.nvml.gpus)
-    setting.blackwell = setting.blackwell || CompareVersions(gpu.compute_capability, "10.0") >= 0;
-  setting.unlimited_stack = facts.system.stack_soft && *facts.system.stack_soft == -1;
-  setting.container = facts.system.container.value.has_value();
-  setting.numa_less = facts.system.numa_nodes && *facts.system.numa_nodes <= 1;
-  setting.virtual_machine = facts.system.virtualisation.value.has_value();
-  setting.aarch64 = facts.system.architecture && *facts.system.architecture == "aarch64";
-  if (setting.gpus < 2 && !setting.blackwell)
+  const SystemFacts& system = facts.system;
+  const bool blackwell = std::any_of(
+      facts.nvml.gpus.begin(), facts.nvml.gpus.end(),
+      [](const Gpu& gpu) { return CompareVersions(gpu.compute_capability, "10.0") >= 0; });
+  if (facts.nvml.gpus.size() < 2 && !blackwell)
     return NotApplicable("with one GPU, NCCL has little to do");
-  const auto defect = KnownDefect(setting);
-  if (!defect) return Pass();
-  return Found(defect->serious ? Severity::kWarn : Severity::kInfo, defect->what)
-      .Show("NCCL", nccl.version, nccl.source)
-      .Show("GPUs", fmt::to_string(setting.gpus), "NVML")
-      .Why("A known defect of this version on a machine such as this.")
-      .Say(defect->way_out);
+  TorchBuild build;
+  build.nccl = CleanVersion(nccl.version);
+  build.torch = CleanVersion(VersionOf(facts, "torch").version);
+  if (build.torch.empty()) build.torch = "0";  // in no range
+  if (const std::string cudnn = CleanVersion(VersionOf(facts, "nvidia-cudnn").version);
+      !cudnn.empty())
+    build.cudnn = cudnn;
+  std::vector<const KnownBad*> defects;
+  for (const Gpu& gpu : facts.nvml.gpus)
+    for (const KnownBad* bad :
+         KnownProblems(matrix, build, MachineWith(facts, gpu.compute_capability),
+                       system.architecture ? *system.architecture : "x86_64"))
+      if (Holds(*bad, facts) && std::find(defects.begin(), defects.end(), bad) == defects.end())
+        defects.push_back(bad);
+  if (defects.empty()) return Pass();
+  // What holds on some such machines only is for information.
+  std::stable_sort(defects.begin(), defects.end(),
+                   [&](const auto* a, const auto* b) { return Certain(*a) && !Certain(*b); });
+  const KnownBad& first = *defects.front();
+  const std::string version = first.library == "torch"    ? "torch " + build.torch
+                              : first.library == "cudnn"  ? "cuDNN " + build.cudnn.value_or("")
+                              : first.library == "driver" ? "Driver " + DriverVersion(facts)
+                                                          : "NCCL " + nccl.version;
+  Outcome found = Found(Certain(first) ? Severity::kWarn : Severity::kInfo,
+                        fmt::format("{} has a known defect: {}", version, first.what));
+  found.Show("NCCL", nccl.version, nccl.source)
+      .Show("GPUs", fmt::to_string(facts.nvml.gpus.size()), "NVML")
+      .Show("reported", first.id, first.from_where.source);
+  for (const KnownBad* bad : defects)
+    if (bad != &first) found.Show("also", bad->what, bad->from_where.source);
+  found.Why("The version matrix lists it for a machine such as this.");
+  for (const KnownBad* bad : defects)
+    found.Say(bad->remedy.starts_with("NCCL_") ? "set " + bad->remedy : bad->remedy);
+  return found;
 }
 
 Outcome I09(const Facts& facts) {
@@ -325,17 +390,20 @@ Outcome I09(const Facts& facts) {
       .Say("use a newer base system, or envkit's own image");
 }
 
-Outcome I10(const Facts& facts) {
+Outcome I10(const Facts& facts, const Matrix& matrix) {
   const PythonPackage* torch = Installed(facts, "torch");
   if (torch == nullptr) return NotApplicable("torch is not installed here");
+  const std::string line = MajorMinor(CleanVersion(torch->version));
+  const TorchBuild* build = line.empty() ? nullptr : FindBuild(matrix, line, "");
   const struct {
     const char* name = nullptr;
     std::optional<std::string> wanted = {};
-  } pairs[] = {{"torchvision", VisionFor(torch->version)},
-               {"torchaudio", AudioFor(torch->version)}};
+  } pairs[] = {{"torchvision", build == nullptr ? std::nullopt : build->torchvision},
+               {"torchaudio", build == nullptr ? std::nullopt : build->torchaudio}};
   for (const auto& pair : pairs) {
     const PythonPackage* package = Installed(facts, pair.name);
-    if (package == nullptr || !pair.wanted || Leading(package->version, 2) == *pair.wanted)
+    if (package == nullptr || !pair.wanted ||
+        Leading(package->version, 2) == MajorMinor(*pair.wanted))
       continue;
     return Found(Severity::kFail, fmt::format("{} does not belong to this torch", pair.name))
         .Show("torch", torch->version, torch->directory)
@@ -343,7 +411,7 @@ Outcome I10(const Facts& facts) {
         .Why(
             "\"operator torchvision::nms does not exist\" and the like: each is built against one "
             "release of torch.")
-        .Run(fmt::format("pip install '{}=={}.*'", pair.name, *pair.wanted));
+        .Run(fmt::format("pip install '{}=={}.*'", pair.name, MajorMinor(*pair.wanted)));
   }
   if (!HasGpu(facts) || !facts.python.torch_cuda || !facts.python.torch_cuda->empty())
     return Pass();
@@ -380,9 +448,9 @@ std::vector<Rule> ImageRules() {
        I01},
       {"I02",
        "the driver runs this build's CUDA",
-       "The driver against the floor of the build's CUDA major (12.x: 525.60.13, 13.x: 580.65.06), "
-       "and "
-       "against the toolkit's own driver, below which freshly compiled PTX fails.",
+       "The driver against the floor of the build's CUDA major (12.x: 525.60.13, 13.x: 580), and "
+       "against the toolkit's own driver, below which freshly compiled PTX fails. lock, build and "
+       "run refuse by the same table: envkit matrix.",
        {"H02", "H03", "H08"},
        I02},
       {"I03",
@@ -414,7 +482,7 @@ std::vector<Rule> ImageRules() {
        I07},
       {"I08",
        "NCCL has no known defect for this machine",
-       "A table of NCCL versions that hang or fail on certain machines.",
+       "The version matrix's list of versions that hang or fail on certain machines.",
        {},
        I08},
       {"I09", "the C library is new enough for torch", "torch's wheels need glibc 2.28.", {}, I09},

@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <sstream>
 
-#include "doctor/figures.h"
 #include "doctor/rule.h"
+#include "doctor/versions.h"
 
 namespace envkit::doctor {
 namespace {

@@ -37,7 +37,7 @@ class LayerWriter {
   Result<void> File(std::string_view path, unsigned mode, std::uint64_t size,
                     const Content& content);
   const std::string& sha256() const { return sha256_; }  // of the last file's content
-  Result<Layer> Finish();  // diff_id and bytes
+  Result<Layer> Finish();                                // diff_id and bytes
 
  private:
   class Output;

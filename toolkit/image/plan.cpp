@@ -238,7 +238,7 @@ Result<std::string> RuntimeSourcesDigest() {
   ENVKIT_TRY(const fs::path share, ShareDirectory());
   std::map<std::string, std::string> files;
   ENVKIT_CHECK(AddFiles(share / "runtime", "runtime", files));
-  for (const char* name : {"host", "launch"}) {
+  for (const char* name : {"host", "launch", "symptoms"}) {
     ENVKIT_CHECK(AddFiles(share / "toolkit" / name, name, files));
   }
   for (const char* name : {"result.h", "result.cpp", "text.h", "text.cpp", "toml.h", "toml.cpp"}) {

@@ -47,6 +47,8 @@ constexpr FlagRow kRows[] = {
     {"cpu", 0, true, Origin::kAccelerate, "cpu", "no GPUs: the ranks see none"},
     {"gpu-ids", 0, false, Origin::kAccelerate, "gpu_ids",
      "GPUs to use, as in CUDA_VISIBLE_DEVICES; all"},
+    {"share", 0, true, Origin::kEnvkit, "share",
+     "use GPUs that another launch has, and let others use ours"},
     {"num-cpu-threads-per-process", 0, false, Origin::kAccelerate, "num_cpu_threads_per_process",
      "OMP_NUM_THREADS"},
     {"numa-binding", 0, false, Origin::kTorchrun, "numa_binding",

@@ -9,11 +9,14 @@
 #include <cstring>
 #include <system_error>
 
+#include "launch/gpu_health.h"
+#include "launch/gpus.h"
 #include "launch/guard.h"
 #include "launch/init.h"
 #include "launch/net.h"
 #include "launch/output.h"
 #include "launch/port.h"
+#include "launch/save_config.h"
 #include "launch/supervisor.h"
 
 namespace envkit {
@@ -99,12 +102,39 @@ Result<NodeSetup> PrepareNodes(LaunchPlan& plan, const std::map<std::string, std
   return setup;
 }
 
+std::optional<std::string> AskOnTerminal(const std::string& question) {
+  Sink(STDERR_FILENO).Write(question);
+  std::string line;
+  char c = 0;
+  while (read(STDIN_FILENO, &c, 1) == 1) {
+    if (c == '\n') return line;
+    line += c;
+  }
+  return std::nullopt;
+}
+
+Result<int> SaveTheConfig(const LaunchOptions& options, const HostFacts& facts) {
+  if (!options.program.empty()) {
+    return Usage("--save-config starts nothing", "Leave out " + options.program.front() + ".");
+  }
+  const bool terminal = isatty(STDIN_FILENO) == 1;
+  Sink errors(STDERR_FILENO);
+  if (!terminal) errors.Write("note     no terminal to ask on: the flags and the defaults hold\n");
+  const int gpus = static_cast<int>(
+      JudgeGpus(facts).state == GpuState::kUsable ? VisibleGpus(facts, nullptr).size() : 0);
+  ENVKIT_TRY(const std::string said,
+             SaveConfig(options.flags, gpus, terminal ? AskLine(AskOnTerminal) : AskLine()));
+  errors.Write(said);
+  return 0;
+}
+
 }  // namespace
 
 Result<int> Launch(const LaunchOptions& options) {
   EnsureStandardDescriptors();
   if (options.init) return RunAsInit(options.program);
   const HostFacts facts = ProbeHost();
+  if (options.save_config) return SaveTheConfig(options, facts);
   const auto env = OwnEnvironment();
   while (true) {
     ENVKIT_TRY(LaunchPlan plan, PlanLaunch(options, facts, env, std::chrono::system_clock::now()));
@@ -116,6 +146,14 @@ Result<int> Launch(const LaunchOptions& options) {
     ENVKIT_TRY(NodeSetup setup, PrepareNodes(plan, env));
     const bool leading = plan.nodes.nodes == 1 || setup.listener;
     ENVKIT_TRY(HeldPort port, HoldPort(leading ? plan.master_port : 0));
+    const GpuHealth health = LookAtGpus(plan.gpus);
+    if (!health.broken.empty()) {
+      return Missing(health.broken.front(),
+                     "Use the others (--gpu-ids), or see what is wrong: envkit doctor");
+    }
+    plan.notes.insert(plan.notes.end(), health.notes.begin(), health.notes.end());
+    ENVKIT_TRY(Leases leases, TakeLeases(plan.lease));  // the GPUs are ours until we end
+    plan.notes.insert(plan.notes.end(), leases.notes.begin(), leases.notes.end());
     bool taken = false;
     ENVKIT_CHECK(PrepareLogs(plan, taken));
     if (taken) continue;

@@ -7,8 +7,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <nlohmann/json.hpp>
 
+#include "launch/node_messages.h"
 #include "launch/report.h"
 
 namespace envkit {
@@ -17,52 +17,12 @@ namespace {
 using namespace std::chrono_literals;
 using nlohmann::json;
 
-constexpr int kProtocol = 1;
 constexpr std::size_t kLongestLine = 1 << 20;
 constexpr auto kFirstWord = 3s;  // until something is said about who is missing
 constexpr auto kNextWord = 30s;
 constexpr auto kRetry = 250ms;
 constexpr auto kConnectTime = 5s;
-constexpr auto kLastCall = 1s;  // for the others to hear the end
-constexpr double kSkewWorthSaying = 2;
-
-long long WallNanoseconds() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
-
-std::string Line(const json& message) {
-  return message.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
-}
-
-template <class T>
-T Field(const json& message, const char* name, T fallback) {
-  const auto it = message.find(name);
-  if (it == message.end()) return fallback;
-  if constexpr (std::is_same_v<T, std::string>) {
-    return it->is_string() ? it->template get<T>() : fallback;
-  } else if constexpr (std::is_same_v<T, bool>) {
-    return it->is_boolean() ? it->template get<T>() : fallback;
-  } else {
-    return it->is_number_integer() ? it->template get<T>() : fallback;
-  }
-}
-
-json ReportMessage(const char* what, const NodeReport& report) {
-  return {{"what", what},        {"code", report.exit_code}, {"failed", report.failed},
-          {"text", report.text}, {"cause", report.cause},    {"at", report.failed_at_ns}};
-}
-
-NodeReport ReadReport(const json& message) {
-  NodeReport report;
-  report.exit_code = Field(message, "code", 1);
-  report.failed = Field(message, "failed", false);
-  report.text = Field<std::string>(message, "text", "");
-  report.cause = Field<std::string>(message, "cause", "");
-  report.failed_at_ns = Field(message, "at", 0LL);
-  return report;
-}
+constexpr auto kStatesTime = 22s;  // longer than debuggers may take
 
 }  // namespace
 
@@ -84,7 +44,14 @@ void Nodes::Say(std::string text) {
 void Nodes::Begin(Clock::time_point now) {
   began_ = now;
   next_word_ = now + kFirstWord;
-  next_beat_ = now + nodes_.lost_after / 5;
+  spoke_ = now;
+  beat_ = nodes_.lost_after / 5;
+  // Signs of the ranks' life go with the beats.
+  if (plan_.hang_timeout.count() > 0) {
+    beat_ =
+        std::min<Clock::duration>(beat_, std::max<Clock::duration>(plan_.hang_timeout / 5, 50ms));
+  }
+  next_beat_ = now + beat_;
   place_.master_addr = plan_.master_addr;
   place_.master_port = master_port_;
   if (nodes_.nodes == 1) {
@@ -133,25 +100,6 @@ std::string Nodes::MissingNodes() const {
   }
   const std::string list = RankList(missing);  // "ranks 1, 2"
   return (missing.size() == 1 ? "node" : "nodes") + list.substr(list.find(' '));
-}
-
-void Nodes::Accept(Clock::time_point now) {
-  while (true) {
-    Address address;
-    address.length = sizeof address.storage;
-    Fd fd(accept4(listener_.get(), reinterpret_cast<sockaddr*>(&address.storage), &address.length,
-                  SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!fd) return;
-    const int number = fd.get();
-    Peer& peer = peers_[number];
-    peer.fd = std::move(fd);
-    peer.address = address.Text();
-    peer.heard = now;
-    epoll_event event{};
-    event.events = EPOLLIN;
-    event.data.fd = number;
-    epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, number, &event);
-  }
 }
 
 void Nodes::Connect(Clock::time_point now) {
@@ -229,7 +177,7 @@ void Nodes::OnReady(Clock::time_point now) {
       event.data.fd = fd;
       epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event);
       Send(peer, Line({{"what", "hello"},
-                       {"protocol", kProtocol},
+                       {"protocol", kNodeProtocol},
                        {"run_id", nodes_.run_id},
                        {"nodes", nodes_.nodes},
                        {"node_rank", nodes_.rank.value_or(-1)},
@@ -267,107 +215,7 @@ void Nodes::Read(Peer& peer, Clock::time_point now) {
   }
 }
 
-// Node 0's first look at a launcher that has come.
-void Nodes::Greet(Peer& peer, const std::string& line, Clock::time_point) {
-  const json message = json::parse(line, nullptr, false);
-  const int fd = peer.fd.get();
-  const auto refuse = [&](const std::string& why, const std::string& next) {
-    Send(peer, Line({{"what", "refused"}, {"why", why}, {"next", next}}));
-    Say(fmt::format("turned away the launcher of {}: {}\n", peer.address, why));
-    peers_.erase(fd);
-  };
-  if (!message.is_object() || Field<std::string>(message, "what", "") != "hello") {
-    peers_.erase(fd);  // no launcher: a port scan, a browser
-    return;
-  }
-  peer.host = Field<std::string>(message, "host", "");
-  const int wanted = Field(message, "node_rank", -1);
-  const int nodes = Field(message, "nodes", 0);
-  const std::string run_id = Field<std::string>(message, "run_id", "");
-  if (Field(message, "protocol", 0) != kProtocol) {
-    return refuse("its envkit is of another version", "Use the same version on all nodes.");
-  }
-  if (run_id != nodes_.run_id) {
-    return refuse(
-        fmt::format("it belongs to the job \"{}\", and here is \"{}\"", run_id, nodes_.run_id),
-        "Give each job an endpoint of its own, and its nodes the same --rdzv-id.");
-  }
-  if (nodes != nodes_.nodes) {
-    return refuse(fmt::format("it expects {} nodes, and node 0 expects {}", nodes, nodes_.nodes),
-                  "Say the same --nnodes on all of them.");
-  }
-  const bool taken =
-      wanted == 0 || wanted >= nodes_.nodes ||
-      (wanted > 0 && std::any_of(peers_.begin(), peers_.end(), [&](const auto& each) {
-         return each.second.greeted && each.second.node_rank == wanted;
-       }));
-  if (taken) {
-    return refuse(fmt::format("node rank {} is taken already", wanted),
-                  "Give each node a --node-rank of its own.");
-  }
-  const auto came = std::count_if(peers_.begin(), peers_.end(),
-                                  [](const auto& each) { return each.second.greeted; });
-  if (started_ || came + 1 >= nodes_.nodes) {
-    return refuse("all nodes are there already", "The job that runs there has all that it needs.");
-  }
-  peer.greeted = true;
-  peer.node_rank = wanted;
-  peer.processes = std::clamp(Field(message, "processes", 1), 1, 4096);
-  peer.skew_ns = Field(message, "time", 0LL) - WallNanoseconds();
-  const double skew = static_cast<double>(peer.skew_ns) / 1e9;
-  if (std::abs(skew) > kSkewWorthSaying) {
-    Say(
-        fmt::format("warning: the clock of {} is {:.0f} s {} node 0's: the times of its logs are "
-                    "off by that\n",
-                    Name(peer), std::abs(skew), skew < 0 ? "behind" : "ahead of"));
-  }
-  if (came + 2 == nodes_.nodes) StartAll();
-}
-
-void Nodes::StartAll() {
-  started_ = true;
-  stopping_ = false;
-  over_ = false;
-  own_ = {};
-  // Those that came without a number get those that are left, in the order of their coming.
-  std::vector<Peer*> by_rank(static_cast<std::size_t>(nodes_.nodes));
-  std::vector<Peer*> unnumbered;
-  for (auto& [fd, peer] : peers_) {
-    peer.over = false;
-    peer.report = {};
-    if (!peer.greeted) continue;
-    if (peer.node_rank < 0) {
-      unnumbered.push_back(&peer);
-    } else {
-      by_rank[static_cast<std::size_t>(peer.node_rank)] = &peer;
-    }
-  }
-  for (std::size_t node = 1; node < by_rank.size() && !unnumbered.empty(); ++node) {
-    if (by_rank[node] != nullptr) continue;
-    by_rank[node] = unnumbered.front();
-    by_rank[node]->node_rank = static_cast<int>(node);
-    unnumbered.erase(unnumbered.begin());
-  }
-  int world = static_cast<int>(plan_.ranks.size());
-  for (const Peer* peer : by_rank) world += peer == nullptr ? 0 : peer->processes;
-  place_.world_size = world;
-  int first = static_cast<int>(plan_.ranks.size());
-  for (std::size_t node = 1; node < by_rank.size(); ++node) {
-    Send(*by_rank[node], Line({{"what", "start"},
-                               {"attempt", place_.attempt},
-                               {"node_rank", node},
-                               {"first_rank", first},
-                               {"world_size", world},
-                               {"master_port", master_port_}}));
-    first += by_rank[node]->processes;
-  }
-  NodeEvent event;
-  event.kind = NodeEvent::Kind::kStart;
-  event.place = place_;
-  events_.push_back(std::move(event));
-}
-
-void Nodes::Heed(Peer& peer, const std::string& line, Clock::time_point) {
+void Nodes::Heed(Peer& peer, const std::string& line, Clock::time_point now) {
   const json message = json::parse(line, nullptr, false);
   if (!message.is_object()) return;
   const std::string what = Field<std::string>(message, "what", "");
@@ -382,8 +230,15 @@ void Nodes::Heed(Peer& peer, const std::string& line, Clock::time_point) {
       }
     }
     events_.push_back(std::move(event));
+  } else if (what == "hang") {
+    event.kind = NodeEvent::Kind::kHang;
+    events_.push_back(std::move(event));
   } else if (leading()) {
-    if (what == "failed") {
+    if (what == "beat") {
+      peer.spoke = now - std::chrono::milliseconds(Field(message, "quiet", 0LL));
+    } else if (what == "states") {
+      peer.states = Field<std::string>(message, "states", "[]");
+    } else if (what == "failed") {
       StopOthers(peer.node_rank, fmt::format("a rank of {} has failed", Name(peer)));
     } else if (what == "over") {
       peer.over = true;
@@ -424,51 +279,6 @@ void Nodes::Heed(Peer& peer, const std::string& line, Clock::time_point) {
   }
 }
 
-void Nodes::StopOthers(int origin, const std::string& why) {
-  if (stopping_) return;
-  stopping_ = true;
-  for (auto& [fd, peer] : peers_) {
-    if (peer.greeted && peer.node_rank != origin) {
-      Send(peer, Line({{"what", "stop"}, {"why", why}}));
-    }
-  }
-  if (origin == place_.node_rank) return;
-  NodeEvent event;
-  event.kind = NodeEvent::Kind::kStop;
-  event.text = why;
-  events_.push_back(std::move(event));
-}
-
-void Nodes::Lose(Peer& peer, const std::string& why) {
-  const int fd = peer.fd.get();
-  if (!leading()) return LoseLeader(why);
-  const bool counted = peer.greeted && started_ && !end_;
-  Peer gone = std::move(peer);
-  peers_.erase(fd);
-  if (!counted) {
-    if (end_ && peers_.empty()) End(*end_);
-    return;
-  }
-  const std::string text = fmt::format("{} was lost: {}", Name(gone), why);
-  if (!gone.over) {
-    gone.over = true;
-    gone.report.exit_code = 1;
-    gone.report.failed = true;
-    gone.report.failed_at_ns = WallNanoseconds();
-    gone.skew_ns = 0;
-    gone.report.text =
-        text + fmt::format(
-                   "\n  next    see whether that machine is up and reaches {}:{}; its ranks "
-                   "end by themselves\nexit code 1\n",
-                   nodes_.host, nodes_.port);
-    gone.report.cause = json{{"node", gone.node_rank}, {"text", text}}.dump();
-  }
-  const int node = gone.node_rank;
-  lost_.push_back(std::move(gone));
-  StopOthers(node, text);
-  Decide();
-}
-
 void Nodes::LoseLeader(const std::string& why) {
   peers_.clear();
   if (ended_) return;
@@ -498,6 +308,40 @@ void Nodes::Failed() {
   }
 }
 
+Nodes::Clock::time_point Nodes::LastSpoke() const {
+  Clock::time_point last = spoke_;
+  for (const auto& [fd, peer] : peers_) {
+    if (leading() && peer.greeted) last = std::max(last, peer.spoke);
+  }
+  return last;
+}
+
+void Nodes::Hangs() {
+  for (auto& [fd, peer] : peers_) {
+    if (peer.greeted) Send(peer, Line({{"what", "hang"}}));
+  }
+}
+
+void Nodes::TellStates(const std::string& states, Clock::time_point now) {
+  states_due_ = now + kStatesTime;
+  if (leading() || peers_.empty()) return;
+  Send(peers_.begin()->second, Line({{"what", "states"}, {"states", states}}));
+}
+
+bool Nodes::AllStatesToldBy(Clock::time_point now) const {
+  return now >= states_due_ || std::all_of(peers_.begin(), peers_.end(), [](const auto& each) {
+           return !each.second.greeted || !each.second.states.empty();
+         });
+}
+
+std::vector<std::string> Nodes::TakeStates() const {
+  std::vector<std::string> states;
+  for (const auto& [fd, peer] : peers_) {
+    if (!peer.states.empty()) states.push_back(peer.states);
+  }
+  return states;
+}
+
 void Nodes::Signalled(int signal) {
   signalled_ = true;
   for (auto& [fd, peer] : peers_) {
@@ -522,62 +366,6 @@ void Nodes::Over(NodeReport report) {
   } else if (!ended_) {
     End(own_.failed || !end_ ? own_ : *end_);
   }
-}
-
-// When every node's part is over: once more, or the end.
-void Nodes::Decide() {
-  if (!over_ || end_ || ended_) return;
-  for (const auto& [fd, peer] : peers_) {
-    if (peer.greeted && !peer.over) return;
-  }
-  const bool failed = own_.failed || !lost_.empty() ||
-                      std::any_of(peers_.begin(), peers_.end(),
-                                  [](const auto& each) { return each.second.report.failed; });
-  if (failed && lost_.empty() && !signalled_ && may_restart()) {
-    ++place_.attempt;
-    StartAll();
-    return;
-  }
-  EndAll();
-}
-
-void Nodes::EndAll() {
-  // The first failure by the clocks of the nodes, put right by how far each was from ours.
-  const NodeReport* root = own_.failed ? &own_ : nullptr;
-  long long first = own_.failed_at_ns;
-  int code = own_.exit_code;
-  const auto consider = [&](const Peer& peer) {
-    const NodeReport& report = peer.report;
-    if (!report.failed) {
-      // Without a failure the codes say how the stop went: anything else over preempted over 0.
-      const int preempted = static_cast<int>(ExitCode::kPreempted);
-      if (report.exit_code != 0 && (code == 0 || code == preempted)) code = report.exit_code;
-      return;
-    }
-    const long long time = report.failed_at_ns - peer.skew_ns;
-    if (root == nullptr || time < first) {
-      root = &report;
-      first = time;
-    }
-  };
-  for (const auto& [fd, peer] : peers_) consider(peer);
-  for (const Peer& peer : lost_) consider(peer);
-  NodeReport report;
-  if (root != nullptr) {
-    report = *root;
-  } else {
-    report.exit_code = code;
-  }
-  json message = ReportMessage("end", report);
-  std::erase_if(peers_, [](const auto& each) { return !each.second.greeted; });
-  for (auto& [fd, peer] : peers_) {
-    Send(peer, Line(message));
-    shutdown(fd, SHUT_WR);
-  }
-  if (peers_.empty()) return End(report);
-  // A close with bytes of theirs unread would take the message back: they go first.
-  end_ = report;
-  last_call_ = Clock::now() + kLastCall;
 }
 
 void Nodes::End(NodeReport report) {
@@ -647,11 +435,12 @@ void Nodes::Tick(Clock::time_point now) {
     }
   }
   if (now < next_beat_) return;
-  next_beat_ = now + nodes_.lost_after / 5;
+  next_beat_ = now + beat_;
+  const auto quiet = std::chrono::duration_cast<std::chrono::milliseconds>(now - spoke_).count();
   std::vector<int> silent;
   for (auto& [fd, peer] : peers_) {
     if (peer.connecting || (leading() && !peer.greeted)) continue;
-    Send(peer, Line({{"what", "beat"}}));
+    Send(peer, Line({{"what", "beat"}, {"quiet", quiet}}));
     if (now - peer.heard > nodes_.lost_after) silent.push_back(fd);
   }
   for (const int fd : silent) {

@@ -41,6 +41,7 @@ struct NodeEvent {
     kSignal,  // another node got signal NUMBER
     kEnd,     // all is over; REPORT is the job's, whose ever it is
     kSay,     // TEXT is for the user
+    kHang,    // node 0 says that the job hangs: look at our ranks
   };
   Kind kind = Kind::kSay;
   Placement place;
@@ -65,6 +66,16 @@ class Nodes {
   void Failed();  // one of our ranks has failed, and ours are being ended
   void Signalled(int signal);
   void Over(NodeReport report);  // no process of this attempt is left here
+  // When a rank of ours last printed, and when one of any node did (node 0 alone knows).
+  void Spoke(Clock::time_point last) { spoke_ = last; }
+  Clock::time_point LastSpoke() const;
+  // Node 0: the job hangs; and what the other nodes say of their ranks, in JSON, once all have or
+  // their time is up. Others: what ours do.
+  void Hangs();
+  void TellStates(const std::string& states, Clock::time_point now);
+  bool AllStatesToldBy(Clock::time_point now) const;
+  std::vector<std::string> TakeStates() const;
+
   bool may_restart() const { return place_.attempt < plan_.max_restarts; }
 
  private:
@@ -79,6 +90,8 @@ class Nodes {
     std::string address;
     long long skew_ns = 0;  // its clock less ours
     Clock::time_point heard;
+    Clock::time_point spoke;  // its ranks
+    std::string states;
     bool over = false;
     NodeReport report;
   };
@@ -121,7 +134,9 @@ class Nodes {
   std::optional<NodeReport> end_;  // told to the others, who have yet to go
   std::string leader_lost_;
   std::string connect_error_;
-  Clock::time_point began_, next_beat_, next_word_, next_connect_, last_call_;
+  Clock::time_point began_, next_beat_, next_word_, next_connect_, last_call_, spoke_;
+  Clock::time_point states_due_;
+  Clock::duration beat_{};
 };
 
 }  // namespace envkit

@@ -56,6 +56,9 @@ void AddLaunchOptions(CLI::App& app, LaunchOptions& options) {
   app.add_flag("--init", options.init,
                "run one program without ranks: pass signals on, reap orphans");
   app.add_flag("-q,--quiet", options.quiet, "print only what the ranks print, and failures");
+  app.add_flag("--save-config,--save_config", options.save_config,
+               "ask what accelerate config asks, write its file and envkit.toml's part, and start "
+               "nothing");
   app.add_flag("--explain", options.explain,
                "say what every setting is and where it comes from, and start nothing");
 }
@@ -67,7 +70,7 @@ Result<void> TakeProgram(const CLI::App& app, LaunchOptions& options) {
   if (first == "--") {
     options.program.erase(options.program.begin());
   } else if (first.starts_with("-")) {
-    std::vector<std::string> known{"--init", "--explain", "--quiet", "--help"};
+    std::vector<std::string> known{"--init", "--explain", "--quiet", "--help", "--save-config"};
     for (const FlagRow& row : FlagRows()) known.push_back(std::string("--") + row.name);
     std::string name = first.substr(0, first.find('='));
     for (char& c : name) c = c == '_' ? '-' : c;

@@ -98,7 +98,7 @@ void Sink::Write(std::string_view text) {
 Console::Console(int out_fd, int err_fd)
     : sinks_{Sink(out_fd), Sink(err_fd)}, same_(SameFile(out_fd, err_fd)) {}
 
-void Console::Raw(Stream stream, std::string_view bytes) {
+void Console::Raw(RankStream stream, std::string_view bytes) {
   if (bytes.empty()) return;
   const bool others_wait = Waiting();
   if (others_wait && !MidLine(stream)) LetOut(stream);
@@ -116,15 +116,15 @@ void Console::Raw(Stream stream, std::string_view bytes) {
   MidLine(stream) = bytes.back() != '\n';
 }
 
-void Console::LetOut(Stream stream) {
-  for (const Stream each : {kOut, kErr}) {
+void Console::LetOut(RankStream stream) {
+  for (const RankStream each : {kOut, kErr}) {
     if (&MidLine(each) != &MidLine(stream)) continue;
     sinks_[each].Write(held_[each]);
     held_[each].clear();
   }
 }
 
-void Console::Lines(Stream stream, std::string_view lines) {
+void Console::Lines(RankStream stream, std::string_view lines) {
   if (lines.empty()) return;
   bool& mid_line = MidLine(stream);
   if (mid_line && sinks_[stream].terminal()) {
@@ -150,7 +150,7 @@ void Console::Message(std::string_view lines) {
 
 void Console::Tick(Clock::time_point now) {
   if (!Waiting() || now - held_since_ < kHoldTime) return;
-  for (const Stream stream : {kOut, kErr}) {
+  for (const RankStream stream : {kOut, kErr}) {
     if (held_[stream].empty()) continue;
     if (MidLine(stream)) sinks_[stream].Write("\n");
     MidLine(stream) = false;

@@ -38,27 +38,27 @@ class Sink {
   std::size_t sent_ = 0;
 };
 
-enum Stream { kOut = 0, kErr = 1 };
+enum RankStream { kOut = 0, kErr = 1 };
 
 class Console {
  public:
   using Clock = std::chrono::steady_clock;
   Console(int out_fd, int err_fd);
 
-  void Raw(Stream stream, std::string_view bytes);    // rank 0
-  void Lines(Stream stream, std::string_view lines);  // whole lines of the others, prefixed
-  void Message(std::string_view lines);               // our own, to stderr, at a line's start
-  void Tick(Clock::time_point now);                   // lets out lines that have waited long enough
+  void Raw(RankStream stream, std::string_view bytes);    // rank 0
+  void Lines(RankStream stream, std::string_view lines);  // whole lines of the others, prefixed
+  void Message(std::string_view lines);                   // our own, to stderr, at a line's start
+  void Tick(Clock::time_point now);  // lets out lines that have waited long enough
   bool Waiting() const { return !held_[0].empty() || !held_[1].empty(); }
 
-  Sink& sink(Stream stream) { return sinks_[stream]; }
-  bool Congested(Stream stream) const { return sinks_[stream].queued() > kHighWater; }
-  bool Relaxed(Stream stream) const { return sinks_[stream].queued() < kHighWater / 4; }
+  Sink& sink(RankStream stream) { return sinks_[stream]; }
+  bool Congested(RankStream stream) const { return sinks_[stream].queued() > kHighWater; }
+  bool Relaxed(RankStream stream) const { return sinks_[stream].queued() < kHighWater / 4; }
 
  private:
   static constexpr std::size_t kHighWater = 1 << 20;
-  bool& MidLine(Stream stream) { return mid_line_[same_ ? 0 : stream]; }
-  void LetOut(Stream stream);
+  bool& MidLine(RankStream stream) { return mid_line_[same_ ? 0 : stream]; }
+  void LetOut(RankStream stream);
   Sink sinks_[2];
   bool same_;              // both go to one terminal, pipe or file
   bool mid_line_[2] = {};  // rank 0 has written part of a line

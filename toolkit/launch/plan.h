@@ -11,6 +11,8 @@
 
 #include "base/result.h"
 #include "host/facts.h"
+#include "launch/gpus.h"
+#include "launch/lease.h"
 #include "launch/settings.h"
 
 namespace envkit {
@@ -21,6 +23,7 @@ struct LaunchOptions {
   bool init = false;
   bool explain = false;
   bool quiet = false;
+  bool save_config = false;
   std::vector<std::string> program;  // everything from the first positional on
 };
 
@@ -79,9 +82,11 @@ struct LaunchPlan {
   // nothing, so this is short.
   std::chrono::milliseconds failure_grace{5'000};
   std::chrono::milliseconds hang_timeout{0};  // without any output; 0: never
-  bool on_gpus = false;
+  std::vector<VisibleGpu> gpus;               // that the ranks have; empty: they run on CPUs
+  LeasePlan lease;
   bool virtual_local_rank = false;
   bool own_error_handling = true;  // TORCH_NCCL_ASYNC_ERROR_HANDLING is ours to set
+  bool own_records = false;        // where flight recorders write is ours to set
   bool quiet = false;
   std::vector<std::string> notes;  // choices that the user should know of
   std::vector<Explained> explained;

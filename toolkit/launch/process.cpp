@@ -90,7 +90,8 @@ std::vector<Kin> Descendants() {
   return found;
 }
 
-// Between vfork and execve the child shares our memory: only system calls, no allocation.
+// Between vfork and execve the child shares our memory: only system calls, no allocation. (TSan
+// makes a fork of it, and the error stays in the child.)
 __attribute__((noinline)) pid_t VforkExec(const SpawnSpec& spec, char* const* argv,
                                           char* const* env, const cpu_set_t* cpus,
                                           std::size_t cpus_size, volatile int* error) {

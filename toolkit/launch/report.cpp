@@ -243,6 +243,10 @@ std::string FailureText(const FailureReport& report) {
   for (std::size_t i = 0; i < report.last.size(); ++i) {
     text += fmt::format("  {:<8}[{}] {}\n", i == 0 ? "last" : "", report.rank, report.last[i]);
   }
+  if (report.symptom) {
+    text +=
+        fmt::format("  means   {}\n  do      {}\n", report.symptom->meaning, report.symptom->next);
+  }
   std::string others;
   if (!report.stopped.empty()) {
     others = fmt::format("{} stopped in {}; ", RankList(report.stopped), DurationText(report.took));
@@ -266,7 +270,7 @@ std::string FailureText(const FailureReport& report) {
   return text + fmt::format("exit code {}\n", report.exit_code);
 }
 
-std::string CauseJson(const RankEnd& end, const std::string& text, const std::string& cause) {
+std::string CauseJson(const RankEnd& end, const FailureReport& report) {
   nlohmann::ordered_json root;
   root["rank"] = end.rank;
   root["pid"] = end.pid;
@@ -274,8 +278,9 @@ std::string CauseJson(const RankEnd& end, const std::string& text, const std::st
   root["signal"] = nullptr;
   if (end.signal != 0) root["signal"] = SignalName(end.signal);
   if (!end.host.empty()) root["host"] = end.host;
-  root["text"] = text;
-  if (!cause.empty()) root["cause"] = cause;
+  root["text"] = report.headline;
+  if (!report.cause.empty()) root["cause"] = report.cause;
+  if (report.symptom) root["symptom"] = report.symptom->name;
   return root.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 

@@ -12,6 +12,8 @@
 #include <string_view>
 #include <vector>
 
+#include "symptoms/symptoms.h"
+
 namespace envkit {
 
 std::string SignalName(int signal);  // "SIGKILL"
@@ -53,6 +55,7 @@ struct FailureReport {
   int rank = 0;
   std::string cause;                   // CauseText
   std::vector<std::string> last;       // LastLines
+  std::optional<Symptom> symptom;      // what its output means, by the doctor's table
   std::vector<int> stopped;            // peers that ended after SIGTERM
   std::vector<int> killed;             // peers that did not
   std::chrono::milliseconds grace{0};  // what the killed ones were given
@@ -69,7 +72,7 @@ std::string DurationText(std::chrono::milliseconds time);  // "31 ms", "2.1 s"
 std::string MemoryText(std::uint64_t bytes);               // "64 GiB": limits are set in these
 
 // What outcome.json says of the root cause.
-std::string CauseJson(const RankEnd& end, const std::string& text, const std::string& cause);
+std::string CauseJson(const RankEnd& end, const FailureReport& report);
 
 // FILE, complete or not at all. False where it cannot be written (errno).
 struct Outcome {

@@ -2,30 +2,18 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <signal.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <map>
-#include <memory>
-#include <optional>
-#include <string>
 #include <system_error>
-#include <vector>
 
-#include "launch/fold.h"
-#include "launch/nodes.h"
-#include "launch/output.h"
-#include "launch/process.h"
-#include "launch/report.h"
+#include "launch/supervision.h"
 
 namespace envkit {
 namespace {
@@ -35,151 +23,13 @@ using namespace std::chrono_literals;
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-constexpr int kPreempted = static_cast<int>(ExitCode::kPreempted);
 constexpr std::size_t kTail = 4096;         // bytes of a stream that are kept for the report
 constexpr auto kOrphanGrace = 2s;           // for what outlives its rank
 constexpr auto kGiveUp = 10s;               // after SIGKILL
 constexpr auto kRepeatedInterrupt = 200ms;  // `timeout` and shells send a signal twice at once
-constexpr auto kStackTime = 10s;            // for debuggers to look at ranks that hang
 constexpr auto kSameSignal = 5s;            // one notice that reaches several nodes
-constexpr std::size_t kEndingQueue = 16 << 20;
 
-enum class Source : std::uint32_t { kDeath, kOutput, kSignal, kParent, kSink, kNodes };
-
-std::uint64_t Tag(Source source, std::size_t index) {
-  return (static_cast<std::uint64_t>(source) << 32) | index;
-}
-
-struct Channel {  // one stream of one rank
-  Fd pipe;
-  Fd log;
-  std::string tail;
-  LineCutter cutter{""};
-  bool polled = false;
-};
-
-struct Rank {
-  RankEnd end;
-  bool running = false;
-  bool stopped_by_us = false;  // ended after we asked it to
-  bool killed = false;         // got SIGKILL from us
-  Fd pidfd;
-  Channel channels[2];
-  std::chrono::system_clock::time_point ended_at;  // to compare with the times of files
-  Clock::time_point ended;
-  std::string prefix;  // of its lines, where the user has a template for it
-};
-
-enum class Phase {
-  kWaiting,  // no ranks: for other nodes, or for what comes next
-  kRunning,
-  kStopping,  // asked to end; at DEADLINE comes SIGKILL
-  kOrphans,   // every rank has ended, and something they started has not
-  kKilling,
-};
-
-class Supervisor {
- public:
-  Supervisor(const LaunchPlan& plan, HeldPort port, NodeSetup setup, Supervised link)
-      : plan_(plan),
-        port_(std::move(port)),
-        link_(std::move(link)),
-        console_(STDOUT_FILENO, STDERR_FILENO),
-        folders_{Folder(Colours(kOut)), Folder(Colours(kErr))},
-        nodes_(plan, std::move(setup.listener), setup.local, port_.port) {}
-
-  int Run();
-
- private:
-  void Watch(int fd, std::uint32_t events, std::uint64_t tag) {
-    epoll_event event{};
-    event.events = events;
-    event.data.u64 = tag;
-    epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event);
-  }
-  void Unwatch(int fd) { epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr); }
-
-  bool Colours(Stream stream) {
-    return console_.sink(stream).terminal() && std::getenv("NO_COLOR") == nullptr;
-  }
-  void HeedNodes();
-  void StartAttempt(const Placement& place);
-  bool StartRanks(std::string& error);
-  bool StartRank(std::size_t index, const std::map<std::string, std::string>& env, int null_fd,
-                 std::string& error);
-  std::string Prefix(std::size_t index) const;
-  void Show(std::size_t index, Stream stream, std::string_view lines);
-  void LetOutFolded(Clock::time_point now);
-  void OnDeath(Rank& rank);
-  void OnOutput(std::size_t index, Stream stream);
-  void OnSignals();
-  void OnSignal(int signal, bool from_node = false);
-  void PassOn(int signal);
-  void ReapOrphans();
-  void Fail(const Rank& rank, std::string headline = "");
-  void StopRanks(Clock::duration grace);
-  void WatchForHang(Clock::time_point now);
-  void CollectStacks();
-  void KillEverything();
-  void Advance();
-  void Throttle();
-  int Timeout() const;
-  bool AnyRunning() const {
-    return std::any_of(ranks_.begin(), ranks_.end(), [](const Rank& r) { return r.running; });
-  }
-  void Drain();
-  void FlushConsole();
-  void AttemptOver();
-  int Finish();
-  std::optional<std::chrono::nanoseconds> FailedAt(const Rank& rank) const;
-  const Rank* RootCause() const;
-  int CodeWithoutFailure() const;
-  std::string LogFile(const Rank& rank) const;
-  FailureReport DescribeFailure(const Rank& root);
-  void Message(const std::string& text) {
-    LetOutFolded(Clock::time_point::max());
-    console_.Message(text);
-  }
-  void Say(const std::string& text) {
-    if (!plan_.quiet) Message(text);
-  }
-  std::size_t IndexOf(const Rank& rank) const {
-    return static_cast<std::size_t>(&rank - ranks_.data());
-  }
-  fs::path Logs(const Rank& rank) const { return RankLogs(plan_, place_, IndexOf(rank)); }
-
-  const LaunchPlan& plan_;
-  HeldPort port_;  // kept bound to the end: see port.h
-  Supervised link_;
-  Console console_;
-  Folder folders_[2];
-  Nodes nodes_;
-  Placement place_;
-  std::vector<Rank> ranks_;
-  Fd epoll_;
-  Fd signals_;
-  OomCounters oom_before_;
-  Phase phase_ = Phase::kWaiting;
-  std::string stop_reason_;                // another node's failure
-  std::optional<NodeReport> result_;       // the job's: all is over
-  std::map<int, Clock::time_point> seen_;  // signals, by number
-  std::optional<Clock::time_point> deadline_;
-  std::optional<Clock::time_point> preempted_until_;
-  Clock::time_point kill_time_;
-  Clock::time_point failed_time_;
-  Clock::time_point last_output_;
-  std::optional<Clock::time_point> stacks_until_;  // the job hangs, and debuggers look at its ranks
-  std::optional<std::size_t> first_failed_;        // an index
-  std::string headline_;                           // where it is not simply how the rank ended
-  int stop_signal_ = 0;
-  Clock::time_point stop_time_;
-  bool parent_gone_ = false;
-  bool console_lost_said_ = false;
-  bool log_error_said_ = false;
-  bool sink_watched_[2] = {};
-  std::vector<std::string> left_;
-  std::vector<char> buffer_ = std::vector<char>(64 << 10);
-};
+}  // namespace
 
 std::string Supervisor::Prefix(std::size_t index) const {
   if (plan_.prefix.empty()) return "";
@@ -214,7 +64,7 @@ bool Supervisor::StartRank(std::size_t index, const std::map<std::string, std::s
   fs::create_directories(directory, made);
   fs::remove(directory / "error.json", made);
   Fd write_ends[2];
-  for (const Stream stream : {kOut, kErr}) {
+  for (const RankStream stream : {kOut, kErr}) {
     Channel& channel = rank.channels[stream];
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) != 0) {
@@ -259,7 +109,7 @@ bool Supervisor::StartRank(std::size_t index, const std::map<std::string, std::s
   rank.running = true;
   rank.pidfd = OpenPidfd(spawned.pid);
   if (rank.pidfd) Watch(rank.pidfd.get(), EPOLLIN, Tag(Source::kDeath, index));
-  for (const Stream stream : {kOut, kErr}) {
+  for (const RankStream stream : {kOut, kErr}) {
     Watch(rank.channels[stream].pipe.get(), EPOLLIN, Tag(Source::kOutput, index * 2 + stream));
     rank.channels[stream].polled = true;
   }
@@ -285,8 +135,9 @@ void Supervisor::StartAttempt(const Placement& place) {
   phase_ = Phase::kRunning;
   deadline_.reset();
   preempted_until_.reset();
-  stacks_until_.reset();
-  last_output_ = Clock::now();
+  hang_.Begin(ranks_.size(), Clock::now());
+  states_.clear();
+  states_told_ = false;
   first_failed_.reset();
   headline_.clear();
   stop_reason_.clear();
@@ -320,7 +171,14 @@ void Supervisor::HeedNodes() {
           if (phase_ != Phase::kRunning) break;
           stop_reason_ = event.text;
           failed_time_ = Clock::now();
-          StopRanks(plan_.failure_grace);
+          if (hang_.looking()) {
+            AbortRanks();
+          } else {
+            StopRanks(plan_.failure_grace);
+          }
+          break;
+        case NodeEvent::Kind::kHang:
+          if (phase_ == Phase::kRunning && hang_.on() && !hang_.looking()) LookForHang();
           break;
         case NodeEvent::Kind::kSignal:
           OnSignal(event.number, true);
@@ -372,68 +230,6 @@ void Supervisor::Fail(const Rank& rank, std::string headline) {
   nodes_.Failed();
 }
 
-// A debugger for each rank, where there is one; Python's own traces come with SIGABRT.
-void Supervisor::CollectStacks() {
-  const auto env = OwnEnvironment();
-  const auto path = env.find("PATH");
-  const std::string search = path == env.end() ? "/usr/bin:/bin" : path->second;
-  const FoundProgram gdb = FindProgram("gdb", search);
-  const FoundProgram eu_stack = FindProgram("eu-stack", search);
-  stacks_until_ = Clock::now();
-  if (gdb.error != 0 && eu_stack.error != 0) return;
-  const Fd null(open("/dev/null", O_RDONLY | O_CLOEXEC));
-  for (const Rank& rank : ranks_) {
-    if (!rank.running) continue;
-    const fs::path file = Logs(rank) / "stack.txt";
-    const Fd out(open(file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
-    const std::string pid = std::to_string(rank.end.pid);
-    SpawnSpec spec;
-    spec.program = eu_stack.error == 0 ? eu_stack.path : gdb.path;
-    spec.argv = {"gdb", "-p", pid, "-batch", "-ex", "thread apply all backtrace"};
-    if (eu_stack.error == 0) spec.argv = {"eu-stack", "-p", pid};
-    spec.env = MergedEnvironment(env, {});
-    spec.in = null.get();
-    spec.out = spec.err = out.get();
-    spec.new_session = spec.die_with_parent = true;
-    spec.mask = link_.rank_mask;
-    if (out && Spawn(spec).pid > 0) stacks_until_ = Clock::now() + kStackTime;
-  }
-}
-
-// Node 0 watches, since its rank 0 is the one that usually speaks.
-void Supervisor::WatchForHang(Clock::time_point now) {
-  if (plan_.hang_timeout.count() == 0 || phase_ != Phase::kRunning || place_.node_rank != 0) return;
-  if (!stacks_until_) {
-    if (now - last_output_ < plan_.hang_timeout) return;
-    Say(fmt::format("no rank has printed anything for {}: taking their stacks\n",
-                    DurationText(plan_.hang_timeout)));
-    CollectStacks();
-  }
-  const bool looking =
-      std::any_of(ranks_.begin(), ranks_.end(), [](const Rank& r) { return r.running; }) &&
-      now < *stacks_until_;
-  const auto running =
-      std::count_if(ranks_.begin(), ranks_.end(), [](const Rank& r) { return r.running; });
-  if (looking && static_cast<long>(ChildrenOf(getpid()).size()) > running) return;
-  const auto rank =
-      std::find_if(ranks_.begin(), ranks_.end(), [](const Rank& r) { return r.running; });
-  if (rank == ranks_.end()) return;
-  first_failed_ = IndexOf(*rank);
-  headline_ = fmt::format("the job hangs: no rank has printed anything for {}",
-                          DurationText(plan_.hang_timeout));
-  failed_time_ = now;
-  phase_ = Phase::kStopping;
-  deadline_ = now + plan_.failure_grace;
-  for (const Rank& each : ranks_) {
-    if (!each.running) continue;
-    const rlimit none{0, 0};  // a trace is wanted, and no core of the size of the model
-    prlimit(each.end.pid, RLIMIT_CORE, &none, nullptr);
-    kill(each.end.pid, SIGABRT);
-    kill(each.end.pid, SIGCONT);
-  }
-  nodes_.Failed();
-}
-
 // Everything below us, not only the ranks: their loaders' workers, and what those started.
 void Supervisor::StopRanks(Clock::duration grace) {
   phase_ = Phase::kStopping;
@@ -451,7 +247,7 @@ void Supervisor::KillEverything() {
   SignalDescendants(SIGKILL);
 }
 
-void Supervisor::OnOutput(std::size_t index, Stream stream) {
+void Supervisor::OnOutput(std::size_t index, RankStream stream) {
   Rank& rank = ranks_[index];
   Channel& channel = rank.channels[stream];
   if (!channel.pipe) return;
@@ -467,7 +263,7 @@ void Supervisor::OnOutput(std::size_t index, Stream stream) {
     return;
   }
   const std::string_view bytes(buffer_.data(), static_cast<std::size_t>(got));
-  last_output_ = Clock::now();
+  hang_.Spoke(index, Clock::now());
   for (std::string_view rest = bytes; !rest.empty() && channel.log;) {
     const ssize_t wrote = write(channel.log.get(), rest.data(), rest.size());
     if (wrote > 0) {
@@ -494,7 +290,7 @@ void Supervisor::OnOutput(std::size_t index, Stream stream) {
   Show(index, stream, lines);
 }
 
-void Supervisor::Show(std::size_t index, Stream stream, std::string_view lines) {
+void Supervisor::Show(std::size_t index, RankStream stream, std::string_view lines) {
   if (!plan_.ranks[index].shown[stream]) return;
   const Rank& rank = ranks_[index];
   const auto now = Clock::now();
@@ -506,7 +302,7 @@ void Supervisor::Show(std::size_t index, Stream stream, std::string_view lines) 
 }
 
 void Supervisor::LetOutFolded(Clock::time_point now) {
-  for (const Stream stream : {kOut, kErr}) console_.Lines(stream, folders_[stream].Take(now));
+  for (const RankStream stream : {kOut, kErr}) console_.Lines(stream, folders_[stream].Take(now));
 }
 
 void Supervisor::OnSignals() {
@@ -544,9 +340,11 @@ void Supervisor::OnSignal(int signal, bool from_node) {
       ReapOrphans();
       return;
     case SIGTSTP:
+      suspended_ = true;
       SignalDescendants(SIGSTOP);
       return;
     case SIGCONT:
+      suspended_ = false;
       SignalDescendants(SIGCONT);
       return;
     default:
@@ -652,8 +450,10 @@ int Supervisor::Timeout() const {
     if (const auto due = folder.Due()) sooner(*due);
   }
   if (const auto tick = nodes_.NextTick()) sooner(*tick);
-  if (plan_.hang_timeout.count() > 0 && phase_ == Phase::kRunning) {
-    sooner(stacks_until_ ? Clock::now() + 50ms : last_output_ + plan_.hang_timeout);
+  if (hang_.on() && phase_ == Phase::kRunning) {
+    // Ours may have been silent for long while others' ranks speak.
+    const auto soon = Clock::now() + 50ms;
+    sooner(hang_.looking() ? soon : std::max(hang_.NextTick(), soon));
   }
   if (!next) return -1;
   const auto left = std::chrono::ceil<milliseconds>(*next - Clock::now()).count();
@@ -664,7 +464,7 @@ int Supervisor::Timeout() const {
 // launcher: it stops reading the pipes that lead there. While it ends the ranks, it reads on.
 void Supervisor::Throttle() {
   const bool ending = phase_ != Phase::kRunning && phase_ != Phase::kWaiting;
-  for (const Stream stream : {kOut, kErr}) {
+  for (const RankStream stream : {kOut, kErr}) {
     Sink& sink = console_.sink(stream);
     if (ending) sink.Limit(kEndingQueue);
     if (sink.gone() && !console_lost_said_) {
@@ -715,8 +515,10 @@ int Supervisor::Run() {
       }
     };
     each(Source::kDeath, [&](std::size_t index) { OnDeath(ranks_[index]); });
-    each(Source::kOutput, [&](std::size_t id) { OnOutput(id / 2, static_cast<Stream>(id % 2)); });
-    each(Source::kSink, [&](std::size_t id) { console_.sink(static_cast<Stream>(id)).Flush(); });
+    each(Source::kOutput,
+         [&](std::size_t id) { OnOutput(id / 2, static_cast<RankStream>(id % 2)); });
+    each(Source::kSink,
+         [&](std::size_t id) { console_.sink(static_cast<RankStream>(id)).Flush(); });
     each(Source::kSignal, [&](std::size_t) { OnSignals(); });
     each(Source::kNodes, [&](std::size_t) { nodes_.OnReady(Clock::now()); });
     each(Source::kParent, [&](std::size_t) {
@@ -730,175 +532,6 @@ int Supervisor::Run() {
   }
   return Finish();
 }
-
-// What the ranks wrote before they ended and we had not read yet.
-void Supervisor::Drain() {
-  for (std::size_t i = 0; i < ranks_.size(); ++i) {
-    for (const Stream stream : {kOut, kErr}) {
-      Channel& channel = ranks_[i].channels[stream];
-      console_.sink(stream).Limit(kEndingQueue);
-      // Only a process that could not be killed keeps a pipe open now.
-      for (int reads = 0; channel.pipe && (left_.empty() || reads < 64); ++reads) {
-        OnOutput(i, stream);
-      }
-    }
-  }
-  LetOutFolded(Clock::time_point::max());
-  console_.Tick(Clock::time_point::max());
-}
-
-// The ranks are gone; a slow reader may take its time, unless a signal says that nobody waits.
-void Supervisor::FlushConsole() {
-  while (true) {
-    for (const Stream stream : {kOut, kErr}) console_.sink(stream).Flush();
-    Throttle();
-    if (console_.sink(kOut).queued() + console_.sink(kErr).queued() == 0 || parent_gone_) return;
-    epoll_event event{};
-    if (epoll_wait(epoll_.get(), &event, 1, -1) == 1) {
-      const auto source = static_cast<Source>(event.data.u64 >> 32);
-      if (source == Source::kParent) return;
-      signalfd_siginfo info{};
-      if (source == Source::kSignal &&
-          read(signals_.get(), &info, sizeof info) == static_cast<ssize_t>(sizeof info) &&
-          (info.ssi_signo == SIGINT || info.ssi_signo == SIGTERM || info.ssi_signo == SIGHUP)) {
-        return;
-      }
-    }
-  }
-}
-
-// nullopt: it ended because we told it to.
-std::optional<std::chrono::nanoseconds> Supervisor::FailedAt(const Rank& rank) const {
-  struct stat info {};
-  const fs::path file = Logs(rank) / "error.json";
-  const auto ended = rank.ended_at.time_since_epoch();
-  if (stat(file.c_str(), &info) == 0) {
-    const std::chrono::nanoseconds written =
-        std::chrono::seconds(info.st_mtim.tv_sec) + std::chrono::nanoseconds(info.st_mtim.tv_nsec);
-    return std::min<std::chrono::nanoseconds>(written, ended);
-  }
-  if (rank.stopped_by_us) return std::nullopt;
-  return ended;
-}
-
-// The rank whose end came first. A Python rank may take long to unwind after its exception while
-// peers die of the broken connection, so its error file's time counts where that is earlier.
-const Rank* Supervisor::RootCause() const {
-  if (!first_failed_) return nullptr;
-  const Rank* root = &ranks_[*first_failed_];
-  if (!headline_.empty()) return root;
-  for (const Rank& rank : ranks_) {
-    if (rank.end.code == 0 || rank.end.code == kPreempted) continue;
-    const auto time = FailedAt(rank);
-    if (time && *time < *FailedAt(*root)) root = &rank;
-  }
-  return root;
-}
-
-int Supervisor::CodeWithoutFailure() const {
-  bool preempted = false;
-  bool other = false;
-  for (const Rank& rank : ranks_) {
-    preempted |= rank.end.code == kPreempted;
-    other |= rank.end.code != 0 && rank.end.code != kPreempted;
-  }
-  if (other) return stop_signal_ == 0 ? 1 : 128 + stop_signal_;
-  return preempted ? kPreempted : 0;
-}
-
-std::string Supervisor::LogFile(const Rank& rank) const {
-  const fs::path file =
-      Logs(rank) / (rank.channels[kErr].tail.empty() ? "stdout.log" : "stderr.log");
-  std::error_code error;
-  const fs::path near = file.lexically_proximate(fs::current_path(error));
-  return near.empty() || *near.begin() == ".." ? file.string() : near.string();
-}
-
-FailureReport Supervisor::DescribeFailure(const Rank& root) {
-  FailureReport report;
-  const OomCounters oom = ReadOomCounters();
-  const fs::path error_file = Logs(root) / "error.json";
-  report.rank = root.end.rank;
-  report.headline = headline_;
-  if (headline_.empty()) {
-    report.headline = EndText(root.end);
-    report.cause = CauseText(root.end, oom_before_, oom, ReadErrorFile(error_file));
-    report.out_of_memory = root.end.signal == SIGKILL && oom.cgroup > oom_before_.cgroup;
-  }
-  if (stacks_until_) {
-    report.cause = fmt::format("see each rank's stderr.log (Python) and stack.txt in {}",
-                               Logs(root).parent_path().string());
-  }
-  report.last = LastLines(root.channels[kErr].tail, 6);
-  if (report.last.empty()) report.last = LastLines(root.channels[kOut].tail, 3);
-  for (const Rank& rank : ranks_) {
-    if (&rank == &root || !rank.stopped_by_us) continue;
-    (rank.killed ? report.killed : report.stopped).push_back(rank.end.rank);
-    if (rank.killed) continue;
-    report.took = std::max(report.took, std::chrono::ceil<milliseconds>(rank.ended - failed_time_));
-  }
-  report.grace = plan_.failure_grace;
-  report.left = left_;
-  report.log = LogFile(root);
-  report.exit_code = headline_.empty() ? root.end.code : 1;
-  return report;
-}
-
-// No process of this attempt is left here.
-void Supervisor::AttemptOver() {
-  Drain();
-  phase_ = Phase::kWaiting;
-  NodeReport report;
-  if (parent_gone_) {
-    result_ = report;
-    return;
-  }
-  if (const Rank* root = RootCause()) {
-    const FailureReport failure = DescribeFailure(*root);
-    RankEnd end = root->end;
-    end.code = failure.exit_code;
-    report.failed = true;
-    report.exit_code = failure.exit_code;
-    report.text = FailureText(failure);
-    report.cause = CauseJson(end, failure.headline, failure.cause);
-    report.failed_at_ns = FailedAt(*root).value_or(root->ended_at.time_since_epoch()).count();
-    if (nodes_.may_restart() && stop_signal_ == 0 && left_.empty()) Message(report.text);
-  } else if (stop_reason_.empty()) {
-    report.exit_code = CodeWithoutFailure();
-  }
-  nodes_.Over(std::move(report));
-}
-
-int Supervisor::Finish() {
-  Outcome outcome;
-  outcome.world_size = place_.world_size;
-  outcome.attempts = place_.attempt + 1;
-  outcome.exit_code = result_->exit_code;
-  outcome.cause = result_->cause;
-  if (parent_gone_) {
-    outcome.exit_code = 128 + SIGKILL;
-  } else if (!result_->text.empty()) {
-    Message(result_->text);
-  } else if (outcome.exit_code == kPreempted) {
-    Say(fmt::format("preempted: the ranks ended with exit code {}\n", kPreempted));
-  } else if (stop_signal_ != 0) {
-    const auto took = std::chrono::ceil<milliseconds>(Clock::now() - stop_time_);
-    Say(fmt::format("stopped by {} in {}; no process is left\n", SignalName(stop_signal_),
-                    DurationText(took)));
-  }
-  // Nodes may share the directory.
-  const std::string name = place_.node_rank == 0 || plan_.personality != Personality::kEnvkit
-                               ? "outcome.json"
-                               : fmt::format("outcome-node{}.json", place_.node_rank);
-  if (!WriteOutcome(plan_.log_dir / name, outcome)) {
-    Message(fmt::format("warning: cannot write {}: {}\n", (plan_.log_dir / name).string(),
-                        std::strerror(errno)));
-  }
-  FlushConsole();
-  return outcome.exit_code;
-}
-
-}  // namespace
 
 int Supervise(const LaunchPlan& plan, HeldPort port, NodeSetup setup, Supervised link) {
   return Supervisor(plan, std::move(port), std::move(setup), std::move(link)).Run();

@@ -66,7 +66,7 @@ Builds Served(Builds builds) {
   return builds;
 }
 
-void FindNearest(const Matrix& matrix, const Question& question, Verdict& verdict) {
+void FindNearest(const Matrix& matrix, const Question& question, Judgement& verdict) {
   Builds suitable = Matching(matrix, "", "");
   std::erase_if(suitable, [&](auto* build) { return !Suits(matrix, *build, question); });
   Builds same = question.torch.empty() ? Builds{} : suitable;
@@ -94,7 +94,7 @@ std::string Setting(const TorchBuild& build, const Question& question) {
   return fmt::format("torch = \"{}\" with CUDA {}", MajorMinor(build.torch), build.cuda);
 }
 
-std::string NearestText(const Question& question, const Verdict& verdict) {
+std::string NearestText(const Question& question, const Judgement& verdict) {
   if (verdict.nearest == nullptr) return "Nothing in the matrix fits.";
   std::string text =
       fmt::format("The nearest that {} is {}", verdict.fit == Fit::kNever ? "exists" : "fits",
@@ -136,8 +136,8 @@ std::string Pythons(const TorchBuild& build) {
 }
 
 // No build of that torch is in the matrix.
-Verdict JudgeMissingTorch(const Matrix& matrix, const Question& question) {
-  Verdict verdict;
+Judgement JudgeMissingTorch(const Matrix& matrix, const Question& question) {
+  Judgement verdict;
   const std::string& first = matrix.builds.front().torch;
   const std::string& last = matrix.builds.back().torch;
   verdict.fit = Fit::kUnknown;
@@ -162,8 +162,8 @@ Verdict JudgeMissingTorch(const Matrix& matrix, const Question& question) {
   return verdict;
 }
 
-Verdict JudgeMissingCuda(const Matrix& matrix, const Question& question) {
-  Verdict verdict;
+Judgement JudgeMissingCuda(const Matrix& matrix, const Question& question) {
+  Judgement verdict;
   verdict.fit = Fit::kNever;
   FindNearest(matrix, question, verdict);
   if (question.torch.empty()) {
@@ -225,8 +225,8 @@ std::string DriverRemedy(const Matrix& matrix, const std::string& cuda, const st
 }
 
 // BUILD exists: does it fit?
-Verdict JudgeBuild(const Matrix& matrix, const TorchBuild& build, const Question& question) {
-  Verdict verdict;
+Judgement JudgeBuild(const Matrix& matrix, const TorchBuild& build, const Question& question) {
+  Judgement verdict;
   verdict.build = &build;
   const std::string name = fmt::format("PyTorch {} for CUDA {}", build.torch, build.cuda);
   const Machine& machine = question.machine;
@@ -290,7 +290,7 @@ std::string FitName(Fit fit) {
   return "unknown";
 }
 
-Verdict Judge(const Matrix& matrix, const Question& question) {
+Judgement Judge(const Matrix& matrix, const Question& question) {
   if (!question.torch.empty() && Matching(matrix, question.torch, "").empty()) {
     return JudgeMissingTorch(matrix, question);
   }
@@ -313,7 +313,7 @@ std::optional<EnvironmentProblem> CheckEnvironment(const Matrix& matrix,
                                                    const Machine& machine) {
   const bool named = question.cuda != "auto" && question.cuda != "cpu";
   Question ask{question.torch, named ? question.cuda : "", question.python, {}};
-  Verdict verdict = Judge(matrix, ask);
+  Judgement verdict = Judge(matrix, ask);
   const std::string details = fmt::format("\nDetails: envkit matrix --torch {}", question.torch);
   if (verdict.fit == Fit::kPython) {
     return EnvironmentProblem{"torch", verdict.what, verdict.next + details};
@@ -321,7 +321,7 @@ std::optional<EnvironmentProblem> CheckEnvironment(const Matrix& matrix,
   if (verdict.fit == Fit::kNever) {
     // Then what is named instead may as well run here.
     ask.machine = machine;
-    if (const Verdict here = Judge(matrix, ask); here.nearest != nullptr) verdict = here;
+    if (const Judgement here = Judge(matrix, ask); here.nearest != nullptr) verdict = here;
     return EnvironmentProblem{
         verdict.build == nullptr && named && !Matching(matrix, question.torch, "").empty()
             ? "cuda"
@@ -334,7 +334,7 @@ std::optional<EnvironmentProblem> CheckEnvironment(const Matrix& matrix,
   if (named) {
     if (verdict.build->OnDefaultIndex()) return std::nullopt;
     ask.cuda.clear();
-    const Verdict served = Judge(matrix, ask);
+    const Judgement served = Judge(matrix, ask);
     std::string next = "Name an index that has it in [index].";
     if (served.build != nullptr && served.build->OnDefaultIndex()) {
       next += fmt::format("\nThe default index serves cuda = \"{}\" for this version.",
@@ -351,7 +351,7 @@ std::optional<EnvironmentProblem> CheckEnvironment(const Matrix& matrix,
   const TorchBuild& newest = *verdict.build;
   if (!newest.OnDefaultIndex()) return std::nullopt;
   ask.machine = machine;
-  const Verdict here = Judge(matrix, ask);
+  const Judgement here = Judge(matrix, ask);
   return EnvironmentProblem{
       "torch", fmt::format("this machine cannot run PyTorch {}: {}", question.torch, here.what),
       fmt::format("{}\nTo lock for other machines, write cuda = \"{}\".", here.next, newest.cuda)};

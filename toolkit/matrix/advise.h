@@ -26,7 +26,7 @@ enum class Fit {
 };
 std::string FitName(Fit fit);  // "fits", "never-existed", "unknown", "python", …
 
-struct Verdict {
+struct Judgement {
   Fit fit = Fit::kFits;
   const TorchBuild* build = nullptr;  // that was asked for, where there is one
   std::string what;                   // one sentence without a full stop
@@ -35,7 +35,7 @@ struct Verdict {
   const TorchBuild* nearest = nullptr;
   const TorchBuild* nearest_served = nullptr;  // the nearest on the default index
 };
-Verdict Judge(const Matrix& matrix, const Question& question);
+Judgement Judge(const Matrix& matrix, const Question& question);
 
 // What [environment] asks, and where it is to be resolved.
 struct EnvironmentQuestion {

@@ -13,14 +13,6 @@ bool OlderThan(std::string_view driver, std::string_view floor) {
   return CompareVersions(driver, floor) < 0;
 }
 
-const GpuGeneration* GenerationOf(const Matrix& matrix, Capability gpu) {
-  for (const GpuGeneration& generation : matrix.generations) {
-    const auto& all = generation.capabilities;
-    if (std::find(all.begin(), all.end(), gpu) != all.end()) return &generation;
-  }
-  return nullptr;
-}
-
 std::string Named(const Matrix& matrix, Capability gpu) {
   const GpuGeneration* generation = GenerationOf(matrix, gpu);
   return generation == nullptr ? gpu.Text() : fmt::format("{} ({})", gpu.Text(), generation->name);
@@ -55,6 +47,64 @@ bool Concerns(const KnownBad& bad, const TorchBuild& build, const Machine& machi
 }
 
 }  // namespace
+
+const GpuGeneration* GenerationOf(const Matrix& matrix, Capability gpu) {
+  for (const GpuGeneration& generation : matrix.generations) {
+    const auto& all = generation.capabilities;
+    if (std::find(all.begin(), all.end(), gpu) != all.end()) return &generation;
+  }
+  return nullptr;
+}
+
+const CudaRelease* ReleaseOf(const Matrix& matrix, std::string_view cuda) {
+  for (const CudaRelease& release : matrix.releases) {
+    if (release.cuda == MajorMinor(cuda)) return &release;
+  }
+  return nullptr;
+}
+
+const CudaRelease* NewestCuda(const Matrix& matrix, std::string_view driver) {
+  const CudaRelease* newest = nullptr;
+  for (const CudaRelease& release : matrix.releases) {
+    if (OlderThan(driver, release.driver)) continue;
+    if (newest == nullptr || CompareVersions(release.cuda, newest->cuda) > 0) newest = &release;
+  }
+  return newest;
+}
+
+const DriverBranch* MaintainedBranch(const Matrix& matrix, std::string_view month) {
+  const DriverBranch* longest = nullptr;
+  for (const DriverBranch& branch : matrix.branches) {
+    if (branch.end < month) continue;
+    if (longest == nullptr || branch.end > longest->end) longest = &branch;
+  }
+  return longest;
+}
+
+std::optional<std::string> BranchProblem(const Matrix& matrix, std::string_view driver,
+                                         std::string_view month) {
+  const int branch = MajorOf(driver);
+  int newest = 0;
+  for (const DriverBranch& one : matrix.branches) {
+    newest = std::max(newest, one.branch);
+    if (one.branch != branch) continue;
+    if (one.end >= month) return std::nullopt;
+    return fmt::format("driver branch {} was maintained until {}", branch, one.end);
+  }
+  // Between the long-lived branches only the newest feature branch is served.
+  if (branch >= newest) return std::nullopt;
+  return fmt::format("driver branch {} is no longer maintained", branch);
+}
+
+const TorchBuild* FindBuild(const Matrix& matrix, std::string_view torch, std::string_view cuda) {
+  const TorchBuild* found = nullptr;  // the last one is the newest
+  for (const TorchBuild& build : matrix.builds) {
+    if (InLine(build.torch, torch) && (cuda.empty() || build.cuda == MajorMinor(cuda))) {
+      found = &build;
+    }
+  }
+  return found;
+}
 
 Result<std::string> ParseDriver(std::string_view text) {
   if (IsVersion(text)) return std::string(text);
@@ -94,15 +144,13 @@ std::optional<std::string> GpuProblem(const Matrix& matrix, const TorchBuild& bu
                        ptx.empty() ? "" : " " + List(ptx, "+PTX"));
   }
   // Minor-version compatibility does not cover PTX: the driver's compiler must know it.
-  for (const CudaRelease& release : matrix.releases) {
-    if (release.cuda != build.cuda || !machine.driver) continue;
-    if (!OlderThan(*machine.driver, release.driver)) continue;
-    return fmt::format(
-        "for compute capability {} it has PTX alone, which needs driver {} or newer, and this is "
-        "{}",
-        Named(matrix, gpu), release.driver, *machine.driver);
+  const CudaRelease* release = ReleaseOf(matrix, build.cuda);
+  if (release == nullptr || !machine.driver || !OlderThan(*machine.driver, release->driver)) {
+    return std::nullopt;
   }
-  return std::nullopt;
+  return fmt::format(
+      "for compute capability {} it has PTX alone, which needs driver {} or newer, and this is {}",
+      Named(matrix, gpu), release->driver, *machine.driver);
 }
 
 std::optional<std::string> MachineProblem(const Matrix& matrix, const Machine& machine) {

@@ -31,6 +31,20 @@ std::optional<std::string> GpuProblem(const Matrix& matrix, const TorchBuild& bu
 // "Blackwell GPUs need driver branch 570 or newer, and this is 550.54.14"
 std::optional<std::string> MachineProblem(const Matrix& matrix, const Machine& machine);
 
+// What the matrix knows; nullptr: not this one.
+const GpuGeneration* GenerationOf(const Matrix& matrix, Capability gpu);
+const CudaRelease* ReleaseOf(const Matrix& matrix, std::string_view cuda);
+// The newest toolkit that DRIVER is new enough to have come with: "12.4" for 550.54.14.
+const CudaRelease* NewestCuda(const Matrix& matrix, std::string_view driver);
+// The newest build of TORCH ("2.15", "2.15.0"); empty CUDA: for whatever CUDA.
+const TorchBuild* FindBuild(const Matrix& matrix, std::string_view torch, std::string_view cuda);
+
+// "driver branch 535 was maintained until 2026-06"; MONTH is today's, "2026-11".
+std::optional<std::string> BranchProblem(const Matrix& matrix, std::string_view driver,
+                                         std::string_view month);
+// The one that is maintained longest.
+const DriverBranch* MaintainedBranch(const Matrix& matrix, std::string_view month);
+
 bool HasPython(const TorchBuild& build, std::string_view python);  // empty: any
 bool Runs(const Matrix& matrix, const TorchBuild& build, const Machine& machine);
 

@@ -148,7 +148,7 @@ MatrixAnswer AnswerMatrix(const Matrix& matrix, const Question& question, std::s
 
 std::string MatrixText(const Matrix& matrix, const MatrixAnswer& answer) {
   const Question& question = answer.question;
-  const Verdict& verdict = answer.verdict;
+  const Judgement& verdict = answer.verdict;
   std::string text = MachineText(matrix, answer);
   const bool fits = verdict.fit == Fit::kFits;
   if (fits) {
@@ -179,7 +179,7 @@ std::string MatrixText(const Matrix& matrix, const MatrixAnswer& answer) {
 
 ordered_json MatrixToJson(const Matrix& matrix, const MatrixAnswer& answer) {
   const Question& question = answer.question;
-  const Verdict& verdict = answer.verdict;
+  const Judgement& verdict = answer.verdict;
   ordered_json json = {
       {"schema", 1},
       {"asked",

@@ -12,7 +12,7 @@ namespace envkit {
 struct MatrixAnswer {
   Question question;
   std::string driver_from;  // "--driver", "this machine"; empty: no driver is known
-  Verdict verdict;
+  Judgement verdict;
   std::vector<const TorchBuild*> rows;  // newest first: what was asked for, as far as it runs
 };
 MatrixAnswer AnswerMatrix(const Matrix& matrix, const Question& question, std::string driver_from);

@@ -15,6 +15,7 @@
 #include "doctor/report.h"
 #include "engine/engine.h"
 #include "engine/isolate.h"
+#include "session/driver.h"
 #include "session/environment.h"
 
 namespace envkit {
@@ -68,6 +69,7 @@ void ReadLock(const Project& project, doctor::ProjectFacts& facts) {
   }
   facts.lock = "fits";
   facts.torch = lock->torch;
+  facts.python = lock->python;
   if (facts.cuda != "cpu") facts.cuda = lock->cuda;
   for (const LockedWheel& wheel : lock->wheels)
     if (wheel.name.starts_with("torch") || wheel.name.starts_with("nvidia-") ||
@@ -83,7 +85,10 @@ void ReadLock(const Project& project, doctor::ProjectFacts& facts) {
   facts.lock_detail = changes.front();
 }
 
-void ProbeProject(const fs::path& directory, doctor::ProjectFacts& facts) {
+}  // namespace
+
+doctor::ProjectFacts FindProject(const fs::path& directory) {
+  doctor::ProjectFacts facts;
   fs::path file;
   for (fs::path at = fs::absolute(directory).lexically_normal(); file.empty();
        at = at.parent_path()) {
@@ -91,15 +96,16 @@ void ProbeProject(const fs::path& directory, doctor::ProjectFacts& facts) {
     if (fs::exists(at / "envkit.toml", error)) file = at / "envkit.toml";
     if (!at.has_relative_path()) break;
   }
-  if (file.empty()) return;
+  if (file.empty()) return facts;
   facts.found = true;
   facts.file = file.string();
   const auto project = LoadProject(directory);
   if (!project) {
     facts.error = FirstLine(project.error().what);
-    return;
+    return facts;
   }
   facts.torch = project->environment.torch;
+  facts.python = project->environment.python;
   facts.cuda = project->environment.cuda;
   facts.gpus = project->run.gpus;
   facts.shm = project->run.shm;
@@ -107,7 +113,20 @@ void ProbeProject(const fs::path& directory, doctor::ProjectFacts& facts) {
     if (const auto count = doctor::ToInteger(job.processes))
       facts.most_processes = std::max(facts.most_processes, *count);
   ReadLock(*project, facts);
+  return facts;
 }
+
+doctor::ReportStyle StyleOf(const Terminal& terminal) {
+  doctor::ReportStyle style;
+  const Terminal::Options& options = terminal.options();
+  style.verbose = terminal.verbose();
+  style.quiet = options.verbosity == Verbosity::kQuiet;
+  style.colour = options.colour && isatty(options.output_fd) == 1;
+  if (isatty(options.output_fd) == 1) style.columns = std::clamp(options.columns, 60, 120);
+  return style;
+}
+
+namespace {
 
 Result<doctor::Facts> Gather(const fs::path& directory, const DoctorRequest& request) {
   if (!request.from.empty()) {
@@ -132,7 +151,7 @@ Result<doctor::Facts> Gather(const fs::path& directory, const DoctorRequest& req
   doctor::Facts facts = doctor::ProbeMachine(root);
   if (root != "/") return facts;
   ProbeOci(facts.engines);
-  ProbeProject(directory, facts.project);
+  facts.project = FindProject(directory);
   return facts;
 }
 
@@ -144,12 +163,16 @@ Result<int> CheckMachine(const fs::path& directory, const DoctorRequest& request
   ENVKIT_TRY(const doctor::Facts facts, Gather(directory, request));
   if (!request.save.empty()) {
     const auto scrubbed = doctor::Scrub(doctor::ToJson(facts));
+    if (request.save == "-") {
+      terminal.Answer(doctor::Dump(scrubbed, 2));
+      return 0;
+    }
     ENVKIT_CHECK(WriteFileAtomic(directory / request.save, doctor::Dump(scrubbed, 2) + "\n"));
     terminal.Step("saved", request.save +
                                ", without host names, user names and addresses; look it "
                                "through before you pass it on");
   }
-  const doctor::Diagnosis diagnosis = doctor::Diagnose(facts);
+  const doctor::Diagnosis diagnosis = doctor::Diagnose(facts, OwnMatrix());
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
   if (request.fix_script) {
     terminal.Answer(doctor::FixScript(diagnosis));
@@ -159,12 +182,7 @@ Result<int> CheckMachine(const fs::path& directory, const DoctorRequest& request
     terminal.Answer(doctor::ReportJson(facts, diagnosis)
                         .dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
   } else {
-    doctor::ReportStyle style;
-    const Terminal::Options& options = terminal.options();
-    style.verbose = terminal.verbose();
-    style.quiet = options.verbosity == Verbosity::kQuiet;
-    style.colour = options.colour && isatty(options.output_fd) == 1;
-    if (isatty(options.output_fd) == 1) style.columns = std::clamp(options.columns, 60, 120);
+    doctor::ReportStyle style = StyleOf(terminal);
     style.seconds = request.from.empty() ? took.count() : -1;
     const std::string text = doctor::ReportText(facts, diagnosis, style);
     if (!text.empty()) terminal.Answer(text);  // --quiet has nothing to say of a sound machine

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <set>
 #include <sstream>
 
@@ -147,17 +146,6 @@ Check CheckGpus(const ProbeOutput& probe, const ProbeExpectation& expected) {
   return check;
 }
 
-// Numeric parts of "580.95.05".
-std::array<int, 3> Parts(const std::string& version) {
-  std::array<int, 3> parts{};
-  std::istringstream in(version);
-  for (int& part : parts) {
-    in >> part;
-    in.ignore(1);
-  }
-  return parts;
-}
-
 }  // namespace
 
 ProbeOutput ParseProbe(int exit_code, std::string text) {
@@ -235,25 +223,26 @@ std::vector<Check> JudgeProbe(const ProbeOutput& probe, const ProbeExpectation& 
   return checks;
 }
 
-// CUDA 12 runs on drivers from 525.60.13 by minor-version compatibility, 13 on those from 580.
-// (Swap these two for the table of toolkit/matrix once it is there.)
-Check CheckDriver(const std::string& cuda, const std::string& variant, const HostFacts& facts) {
+Check CheckDriver(const Lock& lock, const std::string& variant, const Machine& machine,
+                  const Matrix& matrix) {
   Check check = {"driver.cuda", "the driver runs the image's CUDA", Verdict::kPass, {}};
-  if (variant != "cuda" || !facts.kernel_module) {
+  if (variant != "cuda" || !machine.driver) {
     check.verdict = Verdict::kSkipped;
     check.evidence = {variant != "cuda" ? "the cpu image needs no driver"
                                         : "this machine has no NVIDIA driver"};
     return check;
   }
-  const int major = Parts(cuda)[0];
-  const std::string least = major >= 13 ? "580.0" : "525.60.13";
+  const auto floor = DriverFloor(matrix, lock.cuda);
+  if (!floor) {
+    check.verdict = Verdict::kSkipped;
+    check.evidence = {fmt::format("the version matrix does not know CUDA {}", lock.cuda)};
+    return check;
+  }
   check.evidence = {
-      fmt::format("driver {}, CUDA {} needs {} or newer", *facts.kernel_module, cuda, least)};
-  if (Parts(*facts.kernel_module) < Parts(least)) {
+      fmt::format("driver {}, CUDA {} needs {} or newer", *machine.driver, lock.cuda, *floor)};
+  if (const auto advice = AdviseOnDriver(matrix, lock.cuda, lock.python, machine)) {
     check.verdict = Verdict::kFail;
-    check.next = fmt::format(
-        "Update the driver, or set a CUDA that this one runs in envkit.toml (cuda = \"12.6\" runs "
-        "on 525.60.13 and newer), then envkit lock.");
+    check.next = advice->next + "\nA change of envkit.toml needs: envkit lock.";
   }
   return check;
 }

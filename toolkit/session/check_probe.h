@@ -8,8 +8,8 @@
 #include <string_view>
 #include <vector>
 
-#include "host/facts.h"
 #include "image/check.h"
+#include "matrix/advise.h"
 #include "project/lock.h"
 
 namespace envkit {
@@ -32,8 +32,9 @@ std::vector<Check> JudgeProbe(const ProbeOutput& probe, const ProbeExpectation& 
 // The GPUs that took part: "NVIDIA H100 80GB HBM3 (0000:17:00.0)".
 std::vector<std::string> GpusOf(const ProbeOutput& probe);
 
-// Can this machine's driver run CUDA, "13.2"?
-Check CheckDriver(const std::string& cuda, const std::string& variant, const HostFacts& facts);
+// Can this machine's driver run the CUDA of LOCK's images?
+Check CheckDriver(const Lock& lock, const std::string& variant, const Machine& machine,
+                  const Matrix& matrix);
 
 // What the ranks reached: "1.8 GB/s over gloo"; empty where nothing was measured.
 std::string Bandwidth(const ProbeOutput& probe);

@@ -7,6 +7,11 @@
 
 namespace envkit {
 
+Result<Matrix> OwnMatrix() {
+  ENVKIT_TRY(const std::filesystem::path share, ShareDirectory());
+  return LoadMatrix(share / "images");
+}
+
 Machine MachineOf(const HostFacts& facts) {
   Machine machine;
   if (facts.kernel_module && IsVersion(*facts.kernel_module)) machine.driver = facts.kernel_module;
@@ -25,8 +30,7 @@ Result<void> CheckDriver(const Lock& lock, const Machine& machine, const Matrix&
 Result<void> CheckDriver(const Lock& lock, const HostFacts& facts) {
   const Machine machine = MachineOf(facts);
   if (!machine.driver) return {};
-  ENVKIT_TRY(const std::filesystem::path share, ShareDirectory());
-  ENVKIT_TRY(const Matrix matrix, LoadMatrix(share / "images"));
+  ENVKIT_TRY(const Matrix matrix, OwnMatrix());
   return CheckDriver(lock, machine, matrix);
 }
 

@@ -10,6 +10,9 @@
 
 namespace envkit {
 
+// The version matrix that is part of envkit.
+Result<Matrix> OwnMatrix();
+
 // What the matrix needs to know. A version that cannot be read is no driver: nothing is guessed.
 Machine MachineOf(const HostFacts& facts);
 

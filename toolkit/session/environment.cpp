@@ -6,6 +6,7 @@
 
 #include "base/files.h"
 #include "engine/engine.h"
+#include "session/driver.h"
 
 namespace envkit {
 namespace {
@@ -46,7 +47,7 @@ Result<Environment> LoadEnvironment(const std::filesystem::path& directory,
   return environment;
 }
 
-Result<std::string> ChooseVariant(const Project& project, const HostFacts& facts,
+Result<std::string> ChooseVariant(const Project& project, const Lock& lock, const HostFacts& facts,
                                   std::string& why) {
   if (project.environment.cuda == "cpu") {
     why = "envkit.toml [environment] cuda = \"cpu\"";
@@ -56,8 +57,13 @@ Result<std::string> ChooseVariant(const Project& project, const HostFacts& facts
   if (verdict.state == GpuState::kUnusable) {
     return Missing(verdict.why, verdict.next + "\nOr say which image: --variant cpu|cuda");
   }
-  why = verdict.state == GpuState::kUsable ? "this machine has NVIDIA GPUs" : "no GPU found";
-  return verdict.state == GpuState::kUsable ? "cuda" : "cpu";
+  if (verdict.state == GpuState::kNone) {
+    why = "no GPU found";
+    return "cpu";
+  }
+  ENVKIT_CHECK(CheckDriver(lock, facts));
+  why = "this machine has NVIDIA GPUs";
+  return "cuda";
 }
 
 std::string ChooseProfile(const std::string& wanted, const std::vector<std::string>& command) {

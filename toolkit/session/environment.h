@@ -26,8 +26,10 @@ Result<Environment> LoadEnvironment(const std::filesystem::path& directory,
                                     const std::string& architecture = "");
 
 // "cpu" or "cuda", by the project and by what this machine has. A GPU that is there and cannot be
-// used is kMissing: nobody wants to train on the CPU by accident. WHY says what decided it.
-Result<std::string> ChooseVariant(const Project& project, const HostFacts& facts, std::string& why);
+// used, or whose driver is too old for LOCK's CUDA, is kMissing: nobody wants to train on the CPU
+// by accident. WHY says what decided it.
+Result<std::string> ChooseVariant(const Project& project, const Lock& lock, const HostFacts& facts,
+                                  std::string& why);
 
 // "auto" is what COMMAND needs: a Python script or program "python", a session "dev", else "train".
 std::string ChooseProfile(const std::string& wanted, const std::vector<std::string>& command);

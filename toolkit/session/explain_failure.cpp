@@ -44,6 +44,7 @@ std::optional<Symptom> ExplainFailure(const fs::path& record, const RunOutcome& 
   const nlohmann::json& cause = outcome.root_cause;
   if (!cause.is_object() || !cause.contains("rank") || !cause["rank"].is_number_integer())
     return std::nullopt;
+  if (cause.contains("symptom")) return std::nullopt;
   const fs::path directory = LastAttempt(record / "log") / std::to_string(cause["rank"].get<int>());
   for (const char* name : {"stderr.log", "stdout.log"})
     if (auto symptom = Explain(Tail(directory / name))) return symptom;

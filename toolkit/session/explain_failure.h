@@ -10,7 +10,8 @@
 
 namespace envkit {
 
-// From the last attempt's log of the rank that failed first; nullopt where nothing in it is known.
+// From the last attempt's log of the rank that failed first; nullopt where nothing in it is known,
+// or where the launcher has explained it above.
 std::optional<Symptom> ExplainFailure(const std::filesystem::path& record,
                                       const RunOutcome& outcome);
 

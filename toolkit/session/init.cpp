@@ -68,13 +68,13 @@ Result<void> Choose(const Matrix& matrix, const Machine& machine, const InitRequ
   if (plan.cuda == "auto" || cpu) {
     build = NewestServed(matrix, cpu ? Machine{} : machine, "", kInitPython);
     if (build == nullptr) {
-      const Verdict verdict = Judge(matrix, {"", "", kInitPython, machine});
+      const Judgement verdict = Judge(matrix, {"", "", kInitPython, machine});
       return Usage(fmt::format("no PyTorch of the default index runs here: {}", verdict.what),
                    verdict.next + "\nFor the CPU alone: envkit init --cuda cpu");
     }
     plan.why = cpu ? "the newest; its CPU part alone is used" : Reason(matrix, machine, *build);
   } else {
-    const Verdict verdict = Judge(matrix, {"", plan.cuda, kInitPython, {}});
+    const Judgement verdict = Judge(matrix, {"", plan.cuda, kInitPython, {}});
     build = verdict.build;
     if (build == nullptr) return Usage(verdict.what, verdict.next);
     plan.why = fmt::format("the newest that is built for CUDA {}", build->cuda);
@@ -160,13 +160,25 @@ InitRequest AskInit(InitRequest request, const InitPlan& plan, const AskLine& as
     return line.has_value();
   };
   // The end of input takes the choices that are left.
-  (void)(fill(request.name, "name of the project and its images", plan.name) &&
-         fill(request.torch, fmt::format("torch ({})", plan.why), plan.torch) &&
-         fill(request.cuda, "cuda: auto, cpu or a version", plan.cuda) &&
-         fill(request.script, "Python program to train with; empty: envkit's own trainer",
-              plan.script.empty() ? "none" : plan.script));
+  const bool more =
+      fill(request.name, "name of the project and its images", plan.name) &&
+      fill(request.torch, fmt::format("torch ({})", plan.why), plan.torch) &&
+      fill(request.cuda, "cuda: auto, cpu or a version", plan.cuda) &&
+      fill(request.script, "Python program to train with; empty: envkit's own trainer",
+           plan.script.empty() ? "none" : plan.script);
   if (request.script == "none") request.script.clear();
+  if (!request.accelerate && more) {
+    const auto line = ask("ask what `accelerate config` asks as well [no]: ");
+    request.accelerate = line && !line->empty() && (line->front() == 'y' || line->front() == 'Y');
+  }
   return request;
+}
+
+Result<void> AddConfig(InitPlan& plan, const SavedConfig& config, const fs::path& directory) {
+  plan.accelerate = YamlText(config);
+  plan.text = WithConfig(plan.text, "train", config).value_or(plan.text);
+  ENVKIT_CHECK(ParseProject(plan.text, directory / "envkit.toml"));
+  return {};
 }
 
 Result<void> WriteInit(const fs::path& directory, const InitPlan& plan, bool force) {
@@ -191,14 +203,25 @@ Result<InitPlan> Init(const fs::path& directory, const InitRequest& request, con
   }
   ENVKIT_TRY(const fs::path share, ShareDirectory());
   ENVKIT_TRY(const Matrix matrix, LoadMatrix(share / "images"));
-  const Machine machine = MachineOf(ProbeHost());
+  const HostFacts facts = ProbeHost();
+  const Machine machine = MachineOf(facts);
+  bool accelerate = request.accelerate;
   const PythonIndexes indexes = ConfiguredIndexes({}, CurrentEnvironment());
   const bool others = !indexes.All().empty();
   ENVKIT_TRY(InitPlan plan, PlanInit(matrix, machine, request, place, others));
   if (ask) {
-    ENVKIT_TRY(plan, PlanInit(matrix, machine, AskInit(request, plan, ask), place, others));
+    const InitRequest answers = AskInit(request, plan, ask);
+    ENVKIT_TRY(plan, PlanInit(matrix, machine, answers, place, others));
+    accelerate = answers.accelerate;
+  }
+  if (accelerate) {
+    const int gpus = static_cast<int>(
+        JudgeGpus(facts).state == GpuState::kUsable ? facts.device_nodes.size() : 0);
+    ENVKIT_TRY(const SavedConfig config, AskConfig({}, gpus, ask));
+    ENVKIT_CHECK(AddConfig(plan, config, place));
   }
   ENVKIT_CHECK(WriteInit(place, plan, request.force));
+  if (accelerate) ENVKIT_CHECK(WriteConfig(place / ".accelerate/config.yaml", plan.accelerate));
   return plan;
 }
 

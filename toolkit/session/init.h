@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/result.h"
+#include "launch/save_config.h"
 #include "matrix/advise.h"
 
 namespace envkit {
@@ -15,13 +16,15 @@ namespace envkit {
 struct InitRequest {
   std::string name, torch, cuda, script;
   bool force = false;
+  bool accelerate = false;  // the questions of `accelerate config` too
 };
 
 // What would be written, and why.
 struct InitPlan {
   std::string name, torch, cuda, script;  // script empty: envkit's own trainer
-  std::string why;   // of torch and cuda: "the newest that driver 550 runs …"
-  std::string text;  // of envkit.toml
+  std::string why;         // of torch and cuda: "the newest that driver 550 runs …"
+  std::string text;        // of envkit.toml
+  std::string accelerate;  // of .accelerate/config.yaml; empty: none
 };
 
 // Of the base that init writes.
@@ -38,9 +41,12 @@ Result<InitPlan> PlanInit(const Matrix& matrix, const Machine& machine, const In
                           const std::filesystem::path& directory, bool other_indexes);
 
 // Asks for what REQUEST leaves open, with PLAN's choices as the answers of an empty line.
-// ASK gets the question and gives the line, nullopt at the end of input.
-using AskLine = std::function<std::optional<std::string>(const std::string& question)>;
+// AskLine: see launch/save_config.h.
 InitRequest AskInit(InitRequest request, const InitPlan& plan, const AskLine& ask);
+
+// Puts CONFIG's answers into PLAN: the ranks into envkit.toml, and accelerate's own file.
+Result<void> AddConfig(InitPlan& plan, const SavedConfig& config,
+                       const std::filesystem::path& directory);
 
 // Writes DIRECTORY/envkit.toml at once; kUsage where there is one, unless REQUEST says --force.
 Result<void> WriteInit(const std::filesystem::path& directory, const InitPlan& plan, bool force);

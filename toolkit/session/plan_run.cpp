@@ -16,6 +16,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::uint64_t kGiB = 1ull << 30;
+constexpr const char* kLocks = "/run/envkit-locks";
 constexpr const char* kLauncher = "/opt/envkit/bin/envkit-launch";
 constexpr const char* kHome = "/home/envkit";
 
@@ -166,6 +167,7 @@ void SetEnvironment(const Project& project, const Job* job, const RunSetting& se
   if (setting.output_tty) plan.env["COLUMNS"] = std::to_string(setting.columns);
   plan.env["ENVKIT_JOB"] = job->name;
   plan.env["ENVKIT_RUN_DIR"] = PathInside(plan.mounts, setting.record);
+  if (plan.gpus && !setting.locks.empty()) plan.env["ENVKIT_LOCK_DIR"] = kLocks;
   for (const auto& [name, value] : job->env) plan.env[name] = value;
 }
 
@@ -221,7 +223,9 @@ Result<RunPlan> PlanRun(const Project& project, const RunRequest& request,
     ENVKIT_TRY(ranks, CountRanks(request.processes.empty() ? job->processes : request.processes,
                                  origin, setting, plan.gpu_devices, facts, job->command));
     plan.reasons.push_back({fmt::format("--processes {}", ranks.count), ranks.why});
-    plan.argv = {kLauncher, "--quiet", "--processes", std::to_string(ranks.count), "--"};
+    plan.argv = {kLauncher, "--quiet", "--processes", std::to_string(ranks.count)};
+    if (request.share) plan.argv.emplace_back("--share");
+    plan.argv.emplace_back("--");
     plan.argv.insert(plan.argv.end(), job->command.begin(), job->command.end());
   } else {
     plan.argv = {kLauncher, "--init", "--"};
@@ -248,6 +252,10 @@ Result<RunPlan> PlanRun(const Project& project, const RunRequest& request,
     plan.mounts.push_back({setting.record.parent_path(), "/envkit/runs", false});
   }
   if (!request.builtin.empty()) AddSession(project, request, plan);
+  // The launcher inside leases its GPUs where those of other containers and of the host do.
+  if ((job != nullptr || !request.builtin.empty()) && plan.gpus && !setting.locks.empty()) {
+    plan.mounts.push_back({setting.locks, kLocks, false});
+  }
   ENVKIT_TRY(plan.shm_bytes, ChooseShm(request.shm.empty() ? project.run.shm : request.shm,
                                        request.shm.empty() ? Origin(project, "run.shm") : "--shm",
                                        ranks.count, facts, plan));

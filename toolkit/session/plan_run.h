@@ -21,6 +21,7 @@ struct RunRequest {
   std::string job;                     // empty: COMMAND as it is
   std::vector<std::string> arguments;  // after "--": the job's own, or the whole command
   std::string engine = "auto", variant, profile, gpus, shm, memory, processes;
+  bool share = false;  // GPUs that another launch has
   bool dry_run = false, explain = false;
   // Of built-in jobs and sessions, whose command is in ARGUMENTS (see builtin.h).
   std::string builtin;            // jupyter, tensorboard, shell, dev
@@ -36,6 +37,7 @@ struct RunSetting {
   RootImage image;
   std::map<std::string, std::filesystem::path> data;  // [data.NAME] → directory or file here
   std::filesystem::path record;  // the run's own directory; empty for a command
+  std::filesystem::path locks;   // where launches of this machine lease GPUs; empty: nowhere
   unsigned uid = 0, gid = 0;
   std::string user;
   bool input_tty = false, output_tty = false;

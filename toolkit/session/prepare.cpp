@@ -4,9 +4,12 @@
 #include <pwd.h>
 #include <unistd.h>
 
+#include <cstdlib>
+
 #include "engine/engine.h"
 #include "image/prune.h"
 #include "image/stored.h"
+#include "launch/lease.h"
 #include "session/driver.h"
 #include "session/run_probe.h"
 
@@ -17,6 +20,9 @@ namespace fs = std::filesystem;
 
 RunSetting SettingOf(const Terminal& terminal) {
   RunSetting setting;
+  // Not /tmp, which a container should not see.
+  const fs::path locks = LeaseDirectory(std::getenv("ENVKIT_LOCK_DIR"));
+  if (locks != "/tmp") setting.locks = locks;
   setting.uid = geteuid();
   setting.gid = getegid();
   if (const passwd* entry = getpwuid(setting.uid)) setting.user = entry->pw_name;
@@ -52,7 +58,7 @@ Result<Prepared> Prepare(const fs::path& directory, const RunRequest& request,
     setting.variant_why = "--gpus none";
   }
   if (setting.variant.empty()) {
-    ENVKIT_TRY(setting.variant, ChooseVariant(env.project, facts, setting.variant_why));
+    ENVKIT_TRY(setting.variant, ChooseVariant(env.project, env.lock, facts, setting.variant_why));
   }
   // Before a build of minutes; an image for GPUs may also run without any.
   const bool uses_gpus = setting.variant == "cuda" && request.gpus != "none" &&

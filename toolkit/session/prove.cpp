@@ -18,7 +18,7 @@ Result<Bill> CurrentBill(const fs::path& directory, const ProofRequest& request)
   ENVKIT_TRY(const Environment env, LoadEnvironment(directory));
   std::string variant = request.variant, why;
   if (variant.empty()) {
-    ENVKIT_TRY(variant, ChooseVariant(env.project, ProbeHost(), why));
+    ENVKIT_TRY(variant, ChooseVariant(env.project, env.lock, ProbeHost(), why));
   }
   const std::string profile = MainProfile(env.project, request.profile);
   ENVKIT_TRY(const ImagePlan plan, PlanImage(env.project, env.lock, env.recipes, profile, variant));

@@ -56,6 +56,7 @@ void ReportEnd(const RunPlan& plan, const fs::path& record, int code, const Wall
   } else if (code != 0) {
     terminal.Step("failed",
                   fmt::format("exit code {} · {} ({})", code, HumanSeconds(total), times));
+    // The image's launcher has said it, unless it is an older one.
     if (const auto symptom = ExplainFailure(record, outcome)) {
       terminal.Note(fmt::format("{:<11} {}", "means", symptom->meaning));
       terminal.Note(fmt::format("{:<11} {}", "do", symptom->next));

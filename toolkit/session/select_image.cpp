@@ -9,7 +9,7 @@ namespace envkit {
 Result<ImagePlan> PlanCurrent(const Environment& environment, const ImageChoice& choice) {
   std::string variant = choice.variant, why;
   if (variant.empty()) {
-    ENVKIT_TRY(variant, ChooseVariant(environment.project, ProbeHost(), why));
+    ENVKIT_TRY(variant, ChooseVariant(environment.project, environment.lock, ProbeHost(), why));
   }
   const std::string profile = MainProfile(environment.project, choice.profile);
   return PlanImage(environment.project, environment.lock, environment.recipes, profile, variant);

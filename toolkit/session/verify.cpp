@@ -14,6 +14,7 @@
 #include "image/stored.h"
 #include "image/verify_image.h"
 #include "session/check_probe.h"
+#include "session/driver.h"
 #include "session/environment.h"
 #include "session/prove.h"
 #include "session/run_probe.h"
@@ -83,7 +84,7 @@ Result<Subject> FindSubject(const fs::path& directory, const VerifyRequest& requ
     profile = image->profile;
     variant = image->variant;
   } else if (variant.empty()) {
-    ENVKIT_TRY(variant, ChooseVariant(env.project, facts, why));
+    ENVKIT_TRY(variant, ChooseVariant(env.project, env.lock, facts, why));
   }
   ENVKIT_TRY(ImagePlan plan, PlanImage(env.project, env.lock, env.recipes, profile, variant));
   const auto digest = BuiltDigest(plan, env.store);
@@ -279,8 +280,10 @@ Result<void> VerifyImage(const fs::path& directory, const VerifyRequest& request
       report.checks.push_back(std::move(check));
     }
   }
-  const std::string cuda = subject.in_project ? env.lock.cuda : "";
-  if (!cuda.empty()) report.checks.push_back(CheckDriver(cuda, state.image->variant, facts));
+  if (subject.in_project && !env.lock.cuda.empty()) {
+    ENVKIT_TRY(const Matrix matrix, OwnMatrix());
+    report.checks.push_back(CheckDriver(env.lock, state.image->variant, MachineOf(facts), matrix));
+  }
   if (!sound()) {
     report.checks.push_back({"smoke.run",
                              "LibTorch starts in the image",

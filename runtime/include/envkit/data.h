@@ -46,6 +46,11 @@ class ShardedSampler {
   std::vector<std::int64_t> order_;
 };
 
+// The order in which an epoch has its samples: 0 to SAMPLES - 1, shuffled by (SEED, EPOCH) alone or
+// not at all.
+std::vector<std::int64_t> EpochOrder(std::int64_t samples, std::uint64_t seed, std::int64_t epoch,
+                                     bool shuffle);
+
 // Uniform random bits of (seed, a, b): counter-based, so that what happens to a sample depends
 // neither on the rank that has it nor on what was drawn before.
 std::uint64_t HashBits(std::uint64_t seed, std::uint64_t a, std::uint64_t b);

@@ -7,7 +7,6 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
-#include "../tracking/crc32c.h"
 #include "envkit/failure.h"
 #include "files.h"
 
@@ -22,7 +21,6 @@ constexpr const char* kOptimizer = "optimizer.safetensors";
 constexpr const char* kState = "state.json";
 constexpr const char* kManifest = "manifest.json";
 constexpr const char* kRandomState = "random_state";
-constexpr std::size_t kMostText = 1 << 20;
 
 bool IsDigits(std::string_view text) {
   return !text.empty() &&
@@ -45,15 +43,9 @@ std::string StepName(std::int64_t step) {
 }
 
 Json ReadJson(const fs::path& file) {
-  Json json = Json::parse(ReadText(file, kMostText), nullptr, /*allow_exceptions=*/false);
+  Json json = Json::parse(ReadTextFile(file), nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) throw Failure(file.string() + ": no JSON object");
   return json;
-}
-
-std::string Hex(std::uint32_t number) {
-  char text[9];
-  std::snprintf(text, sizeof text, "%08x", number);
-  return text;
 }
 
 // A folder of our own beside the final one; what an earlier, killed writer left is removed.
@@ -70,33 +62,19 @@ fs::path TemporaryFolder(const fs::path& directory, const std::string& name) {
   return folder;
 }
 
-void WriteManifest(const fs::path& folder, const std::vector<const char*>& names) {
-  Json files = Json::object();
-  for (const char* name : names)
-    files[name] = {{"bytes", fs::file_size(folder / name)},
-                   {"crc32c", Hex(FileCrc32c(folder / name))}};
-  WriteDurably(folder / kManifest, Json{{"schema", 1}, {"files", files}}.dump(2) + "\n");
-  SyncFolder(folder);
-}
-
 void CheckManifest(const fs::path& checkpoint) {
   const Json manifest = ReadJson(checkpoint / kManifest);
   const auto files = manifest.find("files");
   if (manifest.value("schema", Json()) != 1 || files == manifest.end() || !files->is_object())
     throw Failure((checkpoint / kManifest).string() + ": of an unknown kind");
-  for (const char* name : {kModel, kOptimizer, kState})
-    if (!files->contains(name))
-      throw Failure((checkpoint / kManifest).string() + ": lacks " + name);
-  for (const auto& [name, entry] : files->items()) {
-    const fs::path file = checkpoint / fs::path(name).filename();
-    std::error_code error;
-    const auto size = fs::file_size(file, error);
-    if (error) throw Failure(file.string() + ": " + error.message());
-    if (!entry.is_object() || entry.value("bytes", Json()) != size)
-      throw Failure(file.string() + ": " + std::to_string(size) + " bytes, not as many as written");
-    if (entry.value("crc32c", Json()) != Hex(FileCrc32c(file)))
-      throw Failure(file.string() + ": not the bytes that were written (CRC-32C differs)");
+  for (const char* name : {kModel, kOptimizer, kState}) {
+    // In one file, or in several: ReadSlices looks for all of them.
+    const std::string stem = fs::path(name).stem().string() + "-";
+    bool found = files->contains(name);
+    for (const auto& [each, entry] : files->items()) found = found || each.starts_with(stem);
+    if (!found) throw Failure((checkpoint / kManifest).string() + ": lacks " + name);
   }
+  CheckFolder(checkpoint);
 }
 
 TrainingState StateFromJson(const fs::path& file) {
@@ -132,12 +110,34 @@ CheckpointStore::CheckpointStore(fs::path directory) : directory_(std::move(dire
 
 fs::path CheckpointStore::Save(const TrainingState& state, const std::vector<NamedTensor>& model,
                                const std::vector<NamedTensor>& optimizer, int keep) {
-  const std::string name = StepName(state.step);
-  const fs::path folder = TemporaryFolder(directory_, name);
+  const fs::path folder = Begin(state.step);
   std::vector<NamedTensor> rest = optimizer;
   rest.push_back({kRandomState, at::detail::getDefaultCPUGenerator().get_state()});
   WriteSafetensors(folder / kModel, model, {{"format", "pt"}});
   WriteSafetensors(folder / kOptimizer, rest);
+  return Commit(folder, state, keep);
+}
+
+fs::path CheckpointStore::Begin(std::int64_t step) {
+  return TemporaryFolder(directory_, StepName(step));
+}
+
+namespace {
+
+// Moves a link of DIRECTORY, with no moment at which there is none.
+void PointAt(const fs::path& directory, const char* link, const std::string& name) {
+  const fs::path fresh = directory / (".new-" + std::string(link) + "-" + std::to_string(getpid()));
+  std::error_code error;
+  fs::remove(fresh, error);
+  fs::create_directory_symlink(name, fresh, error);
+  if (!error) fs::rename(fresh, directory / link, error);
+  if (error) throw Failure("cannot move " + (directory / link).string() + ": " + error.message());
+}
+
+}  // namespace
+
+fs::path CheckpointStore::Commit(const fs::path& hidden, const TrainingState& state, int keep,
+                                 bool best) {
   const Json json = {{"schema", 1},
                      {"job", state.job},
                      {"model", state.model},
@@ -148,24 +148,21 @@ fs::path CheckpointStore::Save(const TrainingState& state, const std::vector<Nam
                      {"global_batch", state.global_batch},
                      {"dataset_samples", state.dataset_samples},
                      {"world_size", state.world_size}};
-  WriteDurably(folder / kState, json.dump(2) + "\n");
-  WriteManifest(folder, {kModel, kOptimizer, kState});
-  ReplaceFolder(folder, directory_ / name);
-
-  const fs::path link = directory_ / (".new-latest-" + std::to_string(getpid()));
-  std::error_code error;
-  fs::remove(link, error);
-  fs::create_directory_symlink(name, link, error);
-  if (!error) fs::rename(link, directory_ / "latest", error);
-  if (error)
-    throw Failure("cannot move " + (directory_ / "latest").string() + ": " + error.message());
+  WriteDurably(hidden / kState, json.dump(2) + "\n");
+  const std::string name = StepName(state.step);
+  CommitFolder(hidden, directory_ / name);
+  PointAt(directory_, "latest", name);
+  if (best) PointAt(directory_, "best", name);
   SyncFolder(directory_);
 
   // A checkpoint of a later step, from before a resume at an earlier one, is of another curve.
+  std::error_code error;
+  const fs::path best_one = fs::read_symlink(directory_ / "best", error).filename();
   int kept = 0;
   for (const fs::path& each : List()) {
     const std::int64_t step = *StepOf(each.filename().string());
-    if (step > state.step || ++kept > std::max(1, keep)) DeleteFolder(each);
+    if (step > state.step || (++kept > std::max(1, keep) && each.filename() != best_one))
+      DeleteFolder(each);
   }
   return directory_ / name;
 }
@@ -211,8 +208,12 @@ Checkpoint CheckpointStore::Load(const fs::path& directory) {
   Checkpoint checkpoint;
   checkpoint.directory = directory;
   checkpoint.state = LoadState(directory);
-  checkpoint.model = ReadSafetensors(directory / kModel).tensors;
-  checkpoint.optimizer = ReadSafetensors(directory / kOptimizer).tensors;
+  const auto read = [&](const char* name) {
+    return fs::exists(directory / name) ? ReadSafetensors(directory / name).tensors
+                                        : MergeSlices(directory, fs::path(name).stem().string());
+  };
+  checkpoint.model = read(kModel);
+  checkpoint.optimizer = read(kOptimizer);
   const auto random =
       std::find_if(checkpoint.optimizer.begin(), checkpoint.optimizer.end(),
                    [](const NamedTensor& each) { return each.name == kRandomState; });

@@ -16,6 +16,7 @@
 
 #include "envkit/data.h"
 #include "envkit/failure.h"
+#include "mapped_file.h"
 
 namespace envkit {
 namespace {
@@ -24,38 +25,14 @@ namespace fs = std::filesystem;
 
 constexpr std::uint64_t kMostBytes = std::uint64_t{4} << 30;  // of one inflated file
 
-struct Bytes {
-  std::shared_ptr<const void> owner;
-  std::span<const std::uint8_t> data;
-};
+using Bytes = MappedBytes;
 
 [[noreturn]] void Damaged(const fs::path& file, const std::string& what) {
-  throw Failure(file.string() + ": " + what, "fetch the file again, or point data.dir elsewhere");
+  DamagedData(file, what);
 }
 
 [[noreturn]] void Unreadable(const fs::path& file) {
   throw Failure(file.string() + ": " + std::strerror(errno), "", 3);
-}
-
-Bytes MapFile(const fs::path& file) {
-  const int descriptor = open(file.c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0) Unreadable(file);
-  struct stat status {};
-  if (fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
-    close(descriptor);
-    Damaged(file, "not a regular file");
-  }
-  const auto size = static_cast<std::size_t>(status.st_size);
-  if (size == 0) {
-    close(descriptor);
-    return {};
-  }
-  void* at = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
-  close(descriptor);
-  if (at == MAP_FAILED) Unreadable(file);
-  std::shared_ptr<const void> owner(
-      at, [size](const void* mapped) { munmap(const_cast<void*>(mapped), size); });
-  return {owner, {static_cast<const std::uint8_t*>(at), size}};
 }
 
 Bytes Inflate(const fs::path& file) {
@@ -186,6 +163,31 @@ void Transform(std::span<const std::uint8_t> image, std::int64_t rows, std::int6
 }
 
 }  // namespace
+
+void DamagedData(const fs::path& file, const std::string& what) {
+  throw Failure(file.string() + ": " + what, "fetch the file again, or point data.dir elsewhere");
+}
+
+MappedBytes MapFile(const fs::path& file) {
+  const int descriptor = open(file.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) Unreadable(file);
+  struct stat status {};
+  if (fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
+    close(descriptor);
+    Damaged(file, "not a regular file");
+  }
+  const auto size = static_cast<std::size_t>(status.st_size);
+  if (size == 0) {
+    close(descriptor);
+    return {};
+  }
+  void* at = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
+  close(descriptor);
+  if (at == MAP_FAILED) Unreadable(file);
+  std::shared_ptr<const void> owner(
+      at, [size](const void* mapped) { munmap(const_cast<void*>(mapped), size); });
+  return {owner, {static_cast<const std::uint8_t*>(at), size}};
+}
 
 ImageSet ImageSet::OpenIdx(const fs::path& images, const fs::path& labels, int classes) {
   const Idx pixels = ReadIdx(images, 3);

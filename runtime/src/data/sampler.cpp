@@ -38,6 +38,16 @@ std::uint64_t HashBits(std::uint64_t seed, std::uint64_t a, std::uint64_t b) {
   return Mix(Mix(Mix(seed) ^ a) ^ b);
 }
 
+std::vector<std::int64_t> EpochOrder(std::int64_t samples, std::uint64_t seed, std::int64_t epoch,
+                                     bool shuffle) {
+  std::vector<std::int64_t> order(static_cast<std::size_t>(samples));
+  for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<std::int64_t>(i);
+  if (!shuffle) return order;
+  Below below(HashBits(seed, static_cast<std::uint64_t>(epoch), 0x5a4d504c));
+  for (std::size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[below(i)]);
+  return order;
+}
+
 ShardedSampler::ShardedSampler(const Options& options) : options_(options) {
   const std::int64_t batch = options.global_batch, world = options.world_size;
   if (batch < 1 || batch > options.samples)
@@ -52,7 +62,6 @@ ShardedSampler::ShardedSampler(const Options& options) : options_(options) {
                       std::to_string(below + world) + ", or another number of ranks",
                   2);
   }
-  order_.resize(static_cast<std::size_t>(options.samples));
   Shuffle();
 }
 
@@ -67,9 +76,7 @@ void ShardedSampler::Seek(Position position) {
 }
 
 void ShardedSampler::Shuffle() {
-  for (std::size_t i = 0; i < order_.size(); ++i) order_[i] = static_cast<std::int64_t>(i);
-  Below below(HashBits(options_.seed, static_cast<std::uint64_t>(position_.epoch), 0x5a4d504c));
-  for (std::size_t i = order_.size(); i > 1; --i) std::swap(order_[i - 1], order_[below(i)]);
+  order_ = EpochOrder(options_.samples, options_.seed, position_.epoch, true);
 }
 
 std::span<const std::int64_t> ShardedSampler::Next() {

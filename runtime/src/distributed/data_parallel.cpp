@@ -31,6 +31,7 @@ class SharedMemoryHook : public c10d::CppCommHookInterface<SharedMemory*> {
   using CppCommHookInterface::CppCommHookInterface;
 
   c10::intrusive_ptr<c10::ivalue::Future> runHook(c10d::GradBucket& bucket) override {
+    const Stopwatch stopwatch(seconds);
     at::Tensor& buffer = bucket.getBufferRef();
     const auto count = static_cast<std::size_t>(buffer.numel());
     if (buffer.scalar_type() == at::kFloat)
@@ -42,6 +43,7 @@ class SharedMemoryHook : public c10d::CppCommHookInterface<SharedMemory*> {
     return future;
   }
 
+  double* seconds = nullptr;
   float scale_f = 1;
   double scale_d = 1;
 };
@@ -58,7 +60,7 @@ DataParallel::DataParallel(std::shared_ptr<Communicator> communicator,
                            const DataParallelOptions& options)
     : state_(std::make_unique<State>()) {
   state_->communicator = std::move(communicator);
-  const Communicator::State& peers = *state_->communicator->state_;
+  Communicator::State& peers = *state_->communicator->state_;
   if (!peers.group) return;
   std::vector<at::Tensor> tensors;
   std::unordered_map<std::size_t, std::string> names;
@@ -87,6 +89,7 @@ DataParallel::DataParallel(std::shared_ptr<Communicator> communicator,
       /*use_python_reducer=*/false);
   if (sums_in_shared_memory) {
     auto hook = std::make_unique<SharedMemoryHook>(peers.shared.get());
+    hook->seconds = &state_->communicator->state_->seconds;
     hook->scale_d = 1.0 / peers.ranks.world_size;
     hook->scale_f = static_cast<float>(hook->scale_d);
     state_->reducer->register_comm_hook(std::move(hook));
@@ -101,8 +104,12 @@ void DataParallel::BeforeForward() {
   state_->reducer->rebuild_buckets();
 }
 
-void DataParallel::Backward(const at::Tensor& loss) {
+void DataParallel::BeforeBackward() {
   if (state_->reducer) state_->reducer->prepare_for_backward({});
+}
+
+void DataParallel::Backward(const at::Tensor& loss) {
+  BeforeBackward();
   loss.backward();
 }
 

@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
@@ -14,6 +15,7 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/zeros.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
@@ -194,6 +196,28 @@ void Waited(const char* what, const RankInfo& ranks, Wait wait) {
   }
 }
 
+// Renamed in torch 2.13. Templates, so that branches for other releases are not compiled.
+template <class Group>
+c10::intrusive_ptr<c10d::Work> GatherInto(Group& group, at::Tensor full, at::Tensor shard) {
+  if constexpr (requires { group.all_gather_single(full, shard); })
+    return group.all_gather_single(full, shard);
+  else
+    return group._allgather_base(full, shard);
+}
+
+template <class Group>
+c10::intrusive_ptr<c10d::Work> ReduceScatterInto(Group& group, at::Tensor shard, at::Tensor full) {
+  if constexpr (requires { group.reduce_scatter_single(shard, full); })
+    return group.reduce_scatter_single(shard, full);
+  else
+    return group._reduce_scatter_base(shard, full);
+}
+
+bool SumsInSharedMemory(const at::Tensor& tensor) {
+  return tensor.is_cpu() &&
+         (tensor.scalar_type() == at::kFloat || tensor.scalar_type() == at::kDouble);
+}
+
 }  // namespace
 
 RankInfo RankInfoFromEnvironment() {
@@ -283,6 +307,8 @@ std::shared_ptr<Communicator> Communicator::Connect(const RankInfo& ranks, at::D
 const RankInfo& Communicator::ranks() const { return state_->ranks; }
 at::Device Communicator::device() const { return state_->device; }
 
+double Communicator::Seconds() const { return state_->seconds; }
+
 std::string Communicator::Transport() const {
   if (!state_->group) return "one rank";
   if (state_->device.is_cuda()) return "nccl";
@@ -291,6 +317,7 @@ std::string Communicator::Transport() const {
 
 void Communicator::AllReduceSum(std::span<double> values) {
   if (!state_->group) return;
+  const Stopwatch stopwatch(&state_->seconds);
   if (state_->shared) {
     state_->shared->AllReduce(values.data(), values.size(), 1.0);
     return;
@@ -304,10 +331,99 @@ void Communicator::AllReduceSum(std::span<double> values) {
 
 void Communicator::AllReduceTensor(const at::Tensor& tensor) {
   if (!state_->group) return;
+  const Stopwatch stopwatch(&state_->seconds);
   Waited("an all-reduce", ranks(), [&] {
     std::vector<at::Tensor> tensors = {tensor};
     state_->group->allreduce(tensors)->wait();
   });
+}
+
+void Communicator::AllReduceSum(const at::Tensor& tensor) {
+  if (!state_->group) return;
+  if (!state_->shared || !SumsInSharedMemory(tensor)) return AllReduceTensor(tensor);
+  const Stopwatch stopwatch(&state_->seconds);
+  TORCH_CHECK(tensor.is_non_overlapping_and_dense(), "AllReduceSum: a tensor with gaps");
+  const auto count = static_cast<std::size_t>(tensor.numel());
+  if (tensor.scalar_type() == at::kFloat)
+    state_->shared->AllReduce(tensor.mutable_data_ptr<float>(), count, 1.0F);
+  else
+    state_->shared->AllReduce(tensor.mutable_data_ptr<double>(), count, 1.0);
+}
+
+Communicator::Pending Communicator::StartAllGather(const at::Tensor& shard,
+                                                   const at::Tensor& full) {
+  TORCH_CHECK(shard.is_contiguous() && full.is_contiguous() &&
+                  full.numel() == shard.numel() * ranks().world_size &&
+                  full.scalar_type() == shard.scalar_type(),
+              "AllGather: shard and full do not fit together");
+  Pending pending;
+  const Stopwatch stopwatch(&state_->seconds);
+  if (!state_->group) {
+    full.copy_(shard.view(full.sizes()));
+  } else if (state_->shared && shard.is_cpu()) {
+    state_->shared->AllGather(shard.const_data_ptr(), full.mutable_data_ptr(), shard.nbytes());
+  } else {
+    Waited("an all-gather", ranks(), [&] {
+      pending.wait_ = [work = GatherInto(*state_->group, full.view({-1}), shard.view({-1})),
+                       &ranks = ranks(), seconds = &state_->seconds] {
+        const Stopwatch waiting(seconds);
+        Waited("an all-gather", ranks, [&] { work->wait(); });
+      };
+    });
+  }
+  return pending;
+}
+
+void Communicator::AllGather(const at::Tensor& shard, const at::Tensor& full) {
+  StartAllGather(shard, full).Wait();
+}
+
+void Communicator::ReduceScatterSum(const at::Tensor& full, const at::Tensor& shard) {
+  TORCH_CHECK(shard.is_contiguous() && full.is_contiguous() &&
+                  full.numel() == shard.numel() * ranks().world_size &&
+                  full.scalar_type() == shard.scalar_type(),
+              "ReduceScatterSum: shard and full do not fit together");
+  const Stopwatch stopwatch(&state_->seconds);
+  if (!state_->group) {
+    shard.copy_(full.view(shard.sizes()));
+  } else if (state_->shared && SumsInSharedMemory(full)) {
+    const auto count = static_cast<std::size_t>(shard.numel());
+    if (full.scalar_type() == at::kFloat)
+      state_->shared->ReduceScatter(full.const_data_ptr<float>(), shard.mutable_data_ptr<float>(),
+                                    count);
+    else
+      state_->shared->ReduceScatter(full.const_data_ptr<double>(), shard.mutable_data_ptr<double>(),
+                                    count);
+  } else {
+    Waited("a reduce-scatter", ranks(),
+           [&] { ReduceScatterInto(*state_->group, shard.view({-1}), full.view({-1}))->wait(); });
+  }
+}
+
+std::vector<std::string> Communicator::Gather(const std::string& text) {
+  const auto world = static_cast<std::size_t>(ranks().world_size);
+  std::vector<double> sizes(world);
+  sizes[static_cast<std::size_t>(ranks().rank)] = static_cast<double>(text.size());
+  AllReduceSum(sizes);
+  // As bytes, padded to the longest.
+  const double longest = *std::max_element(sizes.begin(), sizes.end());
+  const auto bytes = std::max<std::int64_t>(1, static_cast<std::int64_t>(longest));
+  const at::Tensor own = at::zeros({bytes}, at::kByte);
+  std::memcpy(own.mutable_data_ptr(), text.data(), text.size());
+  const at::Tensor all = at::empty({ranks().world_size, bytes}, at::kByte);
+  if (state_->device.is_cuda()) {
+    const at::Tensor there = all.to(state_->device);
+    AllGather(own.to(state_->device), there);
+    all.copy_(there);
+  } else {
+    AllGather(own, all);
+  }
+  std::vector<std::string> texts;
+  for (std::size_t rank = 0; rank < world; ++rank)
+    texts.emplace_back(
+        static_cast<const char*>(all.const_data_ptr()) + rank * static_cast<std::size_t>(bytes),
+        static_cast<std::size_t>(sizes[rank]));
+  return texts;
 }
 
 void Communicator::Barrier() {
@@ -333,6 +449,7 @@ std::string Communicator::Broadcast(const std::string& text) {
 
 void Communicator::Broadcast(const std::vector<at::Tensor>& tensors) {
   if (!state_->group) return;
+  const Stopwatch stopwatch(&state_->seconds);
   Waited("a broadcast", ranks(), [&] {
     constexpr std::size_t kBytes = std::size_t{250} << 20;
     c10d::broadcast_coalesced(state_->group, tensors, kBytes, 0);

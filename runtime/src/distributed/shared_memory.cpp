@@ -172,6 +172,40 @@ void SharedMemory::AllReduce(T* values, std::size_t count, T scale) {
   }
 }
 
+void SharedMemory::AllGather(const void* shard, void* full, std::size_t bytes) {
+  for (std::size_t at = 0; at < bytes; at += kSlotBytes) {
+    const std::size_t size = std::min(kSlotBytes, bytes - at);
+    std::memcpy(Slot(rank_), static_cast<const std::byte*>(shard) + at, size);
+    Barrier();
+    for (int rank = 0; rank < ranks_; ++rank)
+      std::memcpy(static_cast<std::byte*>(full) + static_cast<std::size_t>(rank) * bytes + at,
+                  Slot(rank), size);
+    Barrier();  // before anybody writes to its slot again
+  }
+}
+
+template <class T>
+void SharedMemory::ReduceScatter(const T* full, T* shard, std::size_t count) {
+  const std::size_t ranks = static_cast<std::size_t>(ranks_);
+  const std::size_t piece = kSlotBytes / sizeof(T) / ranks;
+  for (std::size_t at = 0; at < count; at += piece) {
+    const std::size_t size = std::min(piece, count - at);
+    for (std::size_t rank = 0; rank < ranks; ++rank)
+      std::memcpy(reinterpret_cast<T*>(Slot(rank_)) + rank * piece, full + rank * count + at,
+                  size * sizeof(T));
+    Barrier();
+    const std::size_t own = static_cast<std::size_t>(rank_) * piece;
+    std::memcpy(shard + at, reinterpret_cast<const T*>(Slot(0)) + own, size * sizeof(T));
+    for (int rank = 1; rank < ranks_; ++rank) {
+      const T* const slot = reinterpret_cast<const T*>(Slot(rank)) + own;
+      for (std::size_t i = 0; i < size; ++i) shard[at + i] += slot[i];
+    }
+    Barrier();
+  }
+}
+
+template void SharedMemory::ReduceScatter<float>(const float*, float*, std::size_t);
+template void SharedMemory::ReduceScatter<double>(const double*, double*, std::size_t);
 template void SharedMemory::AllReduce<float>(float*, std::size_t, float);
 template void SharedMemory::AllReduce<double>(double*, std::size_t, double);
 

@@ -30,6 +30,12 @@ class SharedMemory {
   // ranks do not come within the timeout.
   template <class T>
   void AllReduce(T* values, std::size_t count, T scale);
+  // Collective. FULL is every rank's SHARD, of BYTES each, one after the other.
+  void AllGather(const void* shard, void* full, std::size_t bytes);
+  // Collective. SHARD, of COUNT values, is this rank's part of the element-wise sum of every rank's
+  // FULL, of ranks * COUNT values.
+  template <class T>
+  void ReduceScatter(const T* full, T* shard, std::size_t count);
 
  private:
   struct Header;
@@ -47,6 +53,8 @@ class SharedMemory {
   std::size_t size_ = 0;
 };
 
+extern template void SharedMemory::ReduceScatter<float>(const float*, float*, std::size_t);
+extern template void SharedMemory::ReduceScatter<double>(const double*, double*, std::size_t);
 extern template void SharedMemory::AllReduce<float>(float*, std::size_t, float);
 extern template void SharedMemory::AllReduce<double>(double*, std::size_t, double);
 

@@ -204,6 +204,13 @@ Facts ProbeMachine(const std::filesystem::path& root_path) {
   Facts facts = RunProbes(root_path, AllProbes());
   // This machine's project is the session's to find; a captured tree may hold one.
   const Root root(root_path);
+  if (root.live()) {
+    const std::chrono::year_month_day today(
+        std::chrono::floor<std::chrono::days>(std::chrono::system_clock::now()));
+    facts.date =
+        fmt::format("{}-{:02}-{:02}", static_cast<int>(today.year()),
+                    static_cast<unsigned>(today.month()), static_cast<unsigned>(today.day()));
+  }
   const std::string project = root.live() ? "" : root.Read("/.envkit/project.json");
   if (!project.empty())
     ReadSection("project", nlohmann::json::parse(project, nullptr, false), facts);

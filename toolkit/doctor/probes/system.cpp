@@ -179,6 +179,14 @@ Number OomKills(const Root& root) {
 }
 
 void ProbeMemory(const Root& root, SystemFacts& facts) {
+  facts.systemd.from = "/run/systemd/system";
+  if (root.Exists("/run/systemd/system")) {
+    facts.systemd.value = true;
+  } else if (const std::string first = root.Read("/proc/1/comm"); !first.empty()) {
+    facts.systemd.value = first.starts_with("systemd");
+  } else {
+    facts.systemd.unknown = "neither /run/systemd nor /proc/1 is to be seen";
+  }
   facts.cgroups = CgroupVersion(root);
   facts.memory_total.from = facts.memory_available.from = "/proc/meminfo";
   facts.memory_total.unknown = facts.memory_available.unknown = "/proc/meminfo does not say";
