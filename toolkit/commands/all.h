@@ -10,14 +10,19 @@ namespace envkit {
 
 Command BuildCommand();
 Command CompletionCommand();
+Command DevCommand();
 Command DoctorCommand();
+Command ExecCommand();
 Command ImageCommand();
 Command InitCommand();
 Command LaunchCommand();
 Command LockCommand();
+Command LogsCommand();
 Command MatrixCommand();
+Command PsCommand();
 Command RenderCommand();
 Command RunCommand();
+Command StopCommand();
 Command VerifyCommand();
 Command VersionCommand();
 

@@ -8,7 +8,9 @@ std::vector<CommandGroup> CommandGroups() {
   return {{"Project",
            {InitCommand(), LockCommand(), BuildCommand(), VerifyCommand(), ImageCommand(),
             RenderCommand(), MatrixCommand()}},
-          {"Jobs", {RunCommand(), LaunchCommand()}},
+          {"Jobs",
+           {RunCommand(), DevCommand(), PsCommand(), LogsCommand(), StopCommand(), ExecCommand(),
+            LaunchCommand()}},
           {"This machine", {DoctorCommand()}},
           {"This tool", {CompletionCommand(), VersionCommand()}}};
 }

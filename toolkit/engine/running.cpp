@@ -87,6 +87,17 @@ std::map<long, Process> Processes(const fs::path& proc) {
   return processes;
 }
 
+// The container's first process is the child of one outside of it, and the oldest such: orphans
+// may come to be like that.
+void PutFirstFirst(std::vector<long>& pids, const std::map<long, Process>& processes) {
+  const auto outside = [&](long pid) {
+    return std::find(pids.begin(), pids.end(), processes.at(pid).parent) == pids.end();
+  };
+  const std::vector<long> all = pids;
+  const auto first = std::find_if(all.begin(), all.end(), outside);
+  if (first != all.end()) std::iter_swap(pids.begin(), pids.begin() + (first - all.begin()));
+}
+
 std::string VariableOf(const json& config, const std::string& name) {
   for (const json& entry : config.value("/process/env"_json_pointer, json::array())) {
     if (!entry.is_string()) continue;
@@ -172,11 +183,18 @@ std::vector<RunningContainer> FindOciContainers(const fs::path& proc) {
     const auto& [scratch, config] = prepared.at(space);
     container.engine = "oci";
     container.job = VariableOf(config, "ENVKIT_JOB");
+    container.session = VariableOf(config, "ENVKIT_SESSION");
+    container.env = config.value("/process/env"_json_pointer, container.env);
+    container.workdir = config.value("/process/cwd"_json_pointer, std::string("/"));
+    container.uid = config.value("/process/user/uid"_json_pointer, 0u);
+    container.gid = config.value("/process/user/gid"_json_pointer, 0u);
+    PutFirstFirst(container.pids, processes);
     container.name =
         fmt::format("{}-{}", container.job.empty() ? "run" : container.job, container.pids.front());
     container.layer_trees = LayersIn(scratch);
     for (const json& mount : config.value("mounts", json::array())) {
       container.mounts.push_back(mount.value("destination", ""));
+      if (container.mounts.back() == "/workspace") container.project = mount.value("source", "");
     }
     container.changes = UpperChanges(scratch / "upper", container.layer_trees, container.mounts);
     containers.push_back(std::move(container));
@@ -200,9 +218,11 @@ Result<RunningContainer> DockerContainer(std::string_view inspected, std::string
   for (const json& variable : document.value("/Config/Env"_json_pointer, json::array())) {
     const std::string word = variable;
     if (word.starts_with("ENVKIT_JOB=")) container.job = word.substr(11);
+    if (word.starts_with("ENVKIT_SESSION=")) container.session = word.substr(15);
   }
   for (const json& mount : document.value("Mounts", json::array())) {
     container.mounts.push_back(mount.value("Destination", ""));
+    if (container.mounts.back() == "/workspace") container.project = mount.value("Source", "");
   }
   const json tmpfs = document.value("/HostConfig/Tmpfs"_json_pointer, json());
   for (const auto& [path, options] : tmpfs.items()) container.mounts.push_back(path);

@@ -21,8 +21,14 @@ struct RunningContainer {
   std::string config_digest;  // docker: of its image
   std::vector<std::filesystem::path> layer_trees;  // oci: lowest first
   std::vector<std::string> mounts;                 // where something of the host is shown
-  std::vector<long> pids;                          // as this machine counts them
-  std::vector<std::string> changes;                // "changed /usr/bin/x", outside of mounts
+  std::vector<long> pids;            // as this machine counts them; the first one first
+  std::vector<std::string> changes;  // "changed /usr/bin/x", outside of mounts
+  std::string session;               // of `envkit dev`: its id
+  std::filesystem::path project;     // what is mounted at /workspace
+  // oci: how its processes run.
+  std::vector<std::string> env;
+  std::string workdir;
+  unsigned uid = 0, gid = 0;
 };
 
 // ENGINE: auto (all of them) | docker | oci. A docker that does not answer has none with "auto".

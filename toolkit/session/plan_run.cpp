@@ -152,6 +152,8 @@ void SetEnvironment(const Project& project, const Job* job, const RunSetting& se
   plan.env["PATH"] = "/opt/envkit/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
   plan.env["LANG"] = "C.UTF-8";
   plan.env["HOME"] = kHome;
+  // How programs know that they are in one (systemd's convention); docker leaves a file instead.
+  if (plan.engine == "oci") plan.env["container"] = "oci";
   // Without a name getpass.getuser fails, which torch.compile calls.
   plan.env["USER"] = plan.env["LOGNAME"] = setting.user.empty() ? "envkit" : setting.user;
   // Accelerate takes several ranks without GPUs for single ones otherwise.
@@ -251,11 +253,11 @@ Result<RunPlan> PlanRun(const Project& project, const RunRequest& request,
   if (!setting.record.empty() && PathInside(plan.mounts, setting.record).empty()) {
     plan.mounts.push_back({setting.record.parent_path(), "/envkit/runs", false});
   }
+  if (!request.builtin.empty()) AddSession(project, request, plan);
   // The launcher inside leases its GPUs where those of other containers and of the host do.
-  if (job != nullptr && plan.gpus && !setting.locks.empty()) {
+  if ((job != nullptr || !request.builtin.empty()) && plan.gpus && !setting.locks.empty()) {
     plan.mounts.push_back({setting.locks, kLocks, false});
   }
-  if (!request.builtin.empty()) AddSession(project, request, plan);
   ENVKIT_TRY(plan.shm_bytes, ChooseShm(request.shm.empty() ? project.run.shm : request.shm,
                                        request.shm.empty() ? Origin(project, "run.shm") : "--shm",
                                        ranks.count, facts, plan));

@@ -135,6 +135,8 @@ class Session:
 
 def main():
     session = Session(sys.argv[1])
+    if os.getuid() == 0:
+        os.makedirs("/run/sshd", 0o755, exist_ok=True)  # where root's sshd locks itself in
 
     def stop(*_):
         session.stopping = True

@@ -16,7 +16,8 @@ with open(token_file) as file:
 main_lib.global_init()
 server = program.TensorBoard(plugins=default.get_plugins())
 server.configure(argv=["tensorboard", "--host", "127.0.0.1", "--port", port, "--logdir", runs,
-                       "--path_prefix", "/" + token, "--reload_interval", "2"])
+                       "--path_prefix", "/" + token, "--reload_interval", "2",
+                       "--load_fast", "false"])
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
 server.launch()
 signal.sigwait([signal.SIGTERM, signal.SIGINT])

@@ -1,0 +1,63 @@
+#include "session/dev.h"
+
+#include <memory>
+
+#include "commands/all.h"
+#include "commands/image.h"
+
+namespace envkit {
+namespace {
+
+void AddUp(CLI::App& dev, const ChosenAction& chosen) {
+  auto request = std::make_shared<DevRequest>();
+  auto no_port = std::make_shared<bool>(false), no_ssh_config = std::make_shared<bool>(false);
+  CLI::App* app = AddSubcommand(
+      dev, chosen, "up", "Start the session, or say how to get into the one that runs",
+      "envkit dev up", [request, no_port, no_ssh_config](Context& context) {
+        request->port = !*no_port;
+        request->ssh_config = !*no_ssh_config;
+        return DevUp(context.directory, *request, context.json, context.terminal);
+      });
+  RunRequest& run = request->run;
+  app->add_option("--engine", run.engine, "auto takes docker where its daemon answers, else oci")
+      ->check(CLI::IsMember({"auto", "docker", "oci"}));
+  app->add_option("--gpus", run.gpus, "all, none, or a list such as 0,2")->type_name("GPUS");
+  app->add_option("--memory", run.memory, "Limit of memory, such as 16g")->type_name("SIZE");
+  app->add_option("--shm", run.shm, "Size of /dev/shm, such as 16g, or auto")->type_name("SIZE");
+  app->add_option("--variant", run.variant, "cpu or cuda; by this machine's GPUs")
+      ->check(CLI::IsMember({"cpu", "cuda"}));
+  app->add_flag("--no-port", *no_port, "ssh through the engine's exec: sshd listens nowhere");
+  app->add_flag("--no-ssh-config", *no_ssh_config, "Leave ~/.ssh/config alone");
+}
+
+}  // namespace
+
+Command DevCommand() {
+  return {"dev", "A session to work in: ssh, JupyterLab, TensorBoard",
+          "envkit dev up\nenvkit dev down", [](CLI::App& app) -> Action {
+            auto chosen = std::make_shared<Action>();
+            AddUp(app, chosen);
+            AddSubcommand(
+                app, chosen, "down", "Stop the session; nothing is lost", "envkit dev down",
+                [](Context& context) { return DevDown(context.directory, context.terminal); });
+            AddSubcommand(app, chosen, "status",
+                          "What runs, and how to get in; exit code 1: nothing",
+                          "envkit dev status --json", [](Context& context) {
+                            return DevStatus(context.directory, context.json, context.terminal);
+                          });
+            auto print = std::make_shared<bool>(false);
+            CLI::App* ssh = AddSubcommand(
+                app, chosen, "ssh-config", "Let ~/.ssh/config include the sessions' entries",
+                "envkit dev ssh-config --print", [print](Context& context) {
+                  return DevSshConfig(context.directory, *print, context.terminal);
+                });
+            ssh->add_flag("--print", *print, "Print what would stand where, and change nothing");
+            return [chosen](Context& context) -> Result<int> {
+              if (*chosen) return (*chosen)(context);
+              return Usage("envkit dev: what is to be done?",
+                           "up, down, status or ssh-config; with --help after it for more");
+            };
+          }};
+}
+
+}  // namespace envkit
