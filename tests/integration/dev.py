@@ -134,8 +134,6 @@ def clients(person):
     support.check((person.project / "made").stat().st_uid == user.pw_uid, "made by somebody else")
     support.check("/dev/pts/" in person.run("ssh", "-tt", "-F", person.entry(), person.alias,
                                             "tty").stdout, "no terminal")
-    file = person.project / "sent"
-    file.write_text("words\n" * 1000)
     person.run("scp", "-q", "-F", person.entry(), "envkit.toml", f"{person.alias}:/tmp/toml")
     person.run("sftp", "-q", "-F", person.entry(), "-b", "-", person.alias,
                input="get /tmp/toml back\n", stdin=None)
