@@ -85,13 +85,15 @@ Command BuildCommand() {
                            "train, python or dev (envkit.toml's by default)");
             app.add_option("--variant", options->variant, "cpu or cuda; by this machine's GPUs")
                 ->check(CLI::IsMember({"cpu", "cuda"}));
-            app.add_flag("--dry-run", options->dry_run,
-                         "print the plan: the layers, from which files; build nothing");
+            CLI::Option* dry_run =
+                app.add_flag("--dry-run", options->dry_run,
+                             "print the plan: the layers, from which files; build nothing");
             app.add_option("--architecture", options->architecture,
                            "x86_64 or aarch64; this machine's by default")
                 ->check(CLI::IsMember({"x86_64", "aarch64"}));
             app.add_flag("--run-in-builder", options->run_in_builder,
-                         "run the command after -- in the builder, the project at /workspace");
+                         "run the command after -- in the builder, the project at /workspace")
+                ->excludes(dry_run);
             return [options](Context& context) { return Build(*options, context); };
           }};
 }

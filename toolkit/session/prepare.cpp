@@ -59,11 +59,11 @@ Result<Prepared> Prepare(const fs::path& directory, const RunRequest& request,
   }
   if (setting.variant.empty()) {
     ENVKIT_TRY(setting.variant, ChooseVariant(env.project, env.lock, facts, setting.variant_why));
+  } else if (setting.variant == "cuda" && request.gpus != "none" &&
+             JudgeGpus(facts).state == GpuState::kUsable) {
+    // Before a build of minutes; an image for GPUs may also run without any.
+    ENVKIT_CHECK(CheckDriver(env.lock, facts));
   }
-  // Before a build of minutes; an image for GPUs may also run without any.
-  const bool uses_gpus = setting.variant == "cuda" && request.gpus != "none" &&
-                         JudgeGpus(facts).state == GpuState::kUsable;
-  if (uses_gpus) ENVKIT_CHECK(CheckDriver(env.lock, facts));
   ENVKIT_TRY(const ImagePlan plan,
              PlanImage(env.project, env.lock, env.recipes, profile, setting.variant));
   // From looking for the image to its lease nobody may prune.
