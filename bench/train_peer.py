@@ -54,6 +54,9 @@ class Gpt(torch.nn.Module):
         super().__init__()
         self.wte, self.wpe = torch.nn.Embedding(vocabulary, width), torch.nn.Embedding(context, width)
         self.h, self.ln_f = torch.nn.ModuleList(Layer(width, heads) for _ in range(layers)), torch.nn.LayerNorm(width)
+        for weight in self.parameters():  # GPT-2's
+            if weight.dim() > 1:
+                torch.nn.init.normal_(weight, std=0.02)
 
     def forward(self, tokens):
         x = self.wte(tokens) + self.wpe.weight[:tokens.shape[1]]
@@ -87,7 +90,7 @@ else:
     loader = torch.utils.data.DataLoader(dataset, batch_size=batch // world, sampler=sampler, drop_last=True)
     model = torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
     main = torch.distributed.get_rank() == 0
-times, step = [], 0
+times, losses, step, first = [], [], 0, 0
 while step < steps:
     began = time.perf_counter()
     for x, y in loader:
@@ -96,14 +99,18 @@ while step < steps:
         loss = F.cross_entropy(logits.view(-1, logits.shape[-1]), y.view(-1))
         accelerator.backward(loss) if kind == "accelerate" else loss.backward()
         optimizer.step()
-        loss.item()
+        losses.append(loss.item())
+        first = first or time.time()
         now = time.perf_counter()
         times.append(now - began)
         began, step = now, step + 1
         if step == steps:
             break
+last = time.time()
 if main:
     torch.save(model.module.state_dict(), out + ".pt")
-    pathlib.Path(out).write_text(json.dumps({"step": statistics.median(times[len(times) // 4:]), "loss": loss.item()}))
+    pathlib.Path(out).write_text(json.dumps({
+        "step": statistics.median(times[len(times) // 4:]), "loss": statistics.mean(losses[len(losses) // 4:]),
+        "first": first, "last": last}))
 if kind == "ddp":
     torch.distributed.destroy_process_group()

@@ -52,6 +52,7 @@ void Apply(TomlDocument& document, TrainConfig* config) {
   precision.RejectUnknownKeys();
   TomlTable distributed = root.Table("distributed");
   Take(distributed.Integer("zero_stage", 0, 3), &config->distributed.zero_stage);
+  Take(distributed.Choice("comm_hook", {"no", "bf16", "fp16"}), &config->distributed.comm_hook);
   Take(distributed.Bool("activation_checkpointing"), &config->distributed.activation_checkpointing);
   Take(distributed.Bool("cpu_offload"), &config->distributed.cpu_offload);
   distributed.RejectUnknownKeys();
@@ -112,6 +113,9 @@ Result<void> Combination(const TrainConfig& config, const std::string& file) {
   if (config.distributed.cpu_offload && config.distributed.zero_stage == 0)
     return usage("distributed.cpu_offload needs distributed.zero_stage",
                  "set zero_stage to 1, 2 or 3");
+  if (config.distributed.comm_hook != "no" && config.distributed.zero_stage != 0)
+    return usage("distributed.comm_hook is for DDP (distributed.zero_stage = 0)",
+                 "leave it at \"no\" with shards");
   if (config.global_batch % config.accumulation != 0)
     return usage("a global_batch of " + std::to_string(config.global_batch) +
                      " cannot be divided into " + std::to_string(config.accumulation) +
@@ -188,6 +192,7 @@ tf32 = {}
 
 [distributed]
 zero_stage = {}
+comm_hook = "{}"
 activation_checkpointing = {}
 cpu_offload = {}
 
@@ -217,11 +222,11 @@ dropout = {}
       config.optimizer.learning_rate, config.optimizer.weight_decay, config.optimizer.momentum,
       config.optimizer.clip_norm, config.schedule.name, config.schedule.warmup_steps,
       config.schedule.final_rate, config.precision.mixed, config.precision.tf32,
-      config.distributed.zero_stage, config.distributed.activation_checkpointing,
-      config.distributed.cpu_offload, config.data.kind, Quoted(config.data.directory),
-      config.data.max_shift, config.data.max_rotation, config.data.max_scaling, config.data.augment,
-      config.data.evaluation_samples, config.model.kind, Quoted(config.model.weights),
-      config.model.hidden,
+      config.distributed.zero_stage, config.distributed.comm_hook,
+      config.distributed.activation_checkpointing, config.distributed.cpu_offload, config.data.kind,
+      Quoted(config.data.directory), config.data.max_shift, config.data.max_rotation,
+      config.data.max_scaling, config.data.augment, config.data.evaluation_samples,
+      config.model.kind, Quoted(config.model.weights), config.model.hidden,
       config.model.size.empty() ? "" : "size = \"" + config.model.size + "\"\n",
       config.model.vocabulary, config.model.context, config.model.layers, config.model.heads,
       config.model.width, config.model.dropout);

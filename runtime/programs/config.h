@@ -39,6 +39,7 @@ struct TrainConfig {
   } precision;
   struct {
     std::int64_t zero_stage = 0;
+    std::string comm_hook = "no";
     bool activation_checkpointing = false, cpu_offload = false;
   } distributed;
   struct {

@@ -194,6 +194,7 @@ Trainer::Trainer(const TrainJob& job)
   options.tf32 = config_.precision.tf32;
   options.gradient_accumulation_steps = static_cast<int>(config_.accumulation);
   options.zero_stage = static_cast<int>(config_.distributed.zero_stage);
+  options.comm_hook = config_.distributed.comm_hook;
   options.cpu_offload = config_.distributed.cpu_offload;
   options.activation_checkpointing = config_.distributed.activation_checkpointing;
   options.check_finite = false;  // all ranks find it out together, in Step

@@ -65,6 +65,8 @@ struct AcceleratorState {
   GradScaler scaler;
   bool sync = true, unscaled = false, finite = true, skipped = false, trigger = false;
   std::int64_t micro_steps = 0;
+  ModelState* joined = nullptr;   // within join_uneven_inputs
+  std::int64_t joined_steps = 0;  // of this rank's own batches, there
   std::optional<MetricsFile> metrics;
   std::optional<EventWriter> events;
 
@@ -133,6 +135,9 @@ Accelerator::Accelerator(const AcceleratorOptions& options)
       options.mixed_precision != "fp16")
     throw Failure("there is no mixed precision \"" + options.mixed_precision + "\"",
                   "choose no, bf16 or fp16", 2);
+  if (options.comm_hook != "no" && options.comm_hook != "bf16" && options.comm_hook != "fp16")
+    throw Failure("there is no comm_hook \"" + options.comm_hook + "\"", "choose no, bf16 or fp16",
+                  2);
   if (options.zero_stage < 0 || options.zero_stage > 3)
     throw Failure("there is no ZeRO stage " + std::to_string(options.zero_stage),
                   "choose 0 (none), 1, 2 or 3", 2);
@@ -183,6 +188,8 @@ std::shared_ptr<ModelState> Accelerator::PrepareModel(std::vector<NamedTensor> p
   if (options.zero_stage == 0) {
     DataParallelOptions parallel;
     parallel.find_unused_parameters = options.find_unused_parameters;
+    if (options.comm_hook != "no")
+      parallel.compression = options.comm_hook == "bf16" ? at::kBFloat16 : at::kHalf;
     model->parallel =
         std::make_unique<DataParallel>(state_->communicator, model->parameters, parallel);
     if (options.activation_checkpointing)
@@ -294,6 +301,12 @@ void Accelerator::backward(const at::Tensor& loss) {
     state.NotFinite("the loss", loss.item<double>());
   double factor = 1.0 / state.options.gradient_accumulation_steps;
   if (state.Scaled()) factor *= state.scaler.scale();
+  if (state.joined != nullptr && state.sync) {
+    double active = 1;
+    state.communicator->AllReduceSum({&active, 1});
+    factor *= num_processes() / active;  // DDP divides by all ranks
+    ++state.joined_steps;
+  }
   for (const auto& model : state.models) {
     if (!model->ran) continue;
     if (model->sharding)
@@ -307,6 +320,59 @@ void Accelerator::backward(const at::Tensor& loss) {
     model->ran = false;
   }
   if (state.sync) state.unscaled = false;
+}
+
+void Accelerator::Join(ModelState& model, const std::function<void()>& body) {
+  AcceleratorState& state = *state_;
+  TORCH_CHECK(
+      model.parallel && state.options.gradient_accumulation_steps == 1 && !state.Scaled(),
+      "join_uneven_inputs: neither with zero_stage nor gradient_accumulation_steps nor fp16");
+  TORCH_CHECK(state.joined == nullptr, "join_uneven_inputs: within itself");
+  if (num_processes() == 1) return body();
+  Communicator& ranks = *state.communicator;
+  const std::unique_ptr<ModelState*, void (*)(ModelState**)> scope(
+      &state.joined, [](ModelState** joined) { *joined = nullptr; });
+  state.joined = &model;
+  state.joined_steps = 0;
+  body();
+  while (true) {
+    model.parallel->BeforeForward();
+    double active = 0;
+    ranks.AllReduceSum({&active, 1});
+    if (active == 0) break;
+    model.parallel->BeforeBackward();
+    // Zeros for every parameter: what the others' mean needs of this rank.
+    at::Tensor zero;
+    for (const auto& [name, tensor] : model.parameters) {
+      const at::Tensor nothing = tensor.sum() * 0;
+      zero = zero.defined() ? zero + nothing : nothing;
+    }
+    zero.backward();
+    const c10::AutoGradMode no_grad(false);
+    for (const auto& [name, tensor] : model.parameters)
+      if (tensor.grad().defined()) tensor.grad().zero_();
+  }
+  // Who was through last has taken every step.
+  std::vector<double> steps(static_cast<std::size_t>(num_processes()));
+  steps[static_cast<std::size_t>(process_index())] = static_cast<double>(state.joined_steps);
+  ranks.AllReduceSum(steps);
+  const auto last = std::max_element(steps.begin(), steps.end());
+  const int root = static_cast<int>(last - steps.begin());
+  if (*std::min_element(steps.begin(), steps.end()) == *last) return;
+  const c10::AutoGradMode no_grad(false);
+  std::vector<at::Tensor> tensors;
+  const auto add = [&](const std::vector<NamedTensor>& list) {
+    for (const auto& [name, tensor] : list) tensors.push_back(tensor.detach());
+  };
+  add(model.parameters);
+  add(model.buffers);
+  for (const Optimizer* optimizer : state.optimizers) add(optimizer->State());
+  ranks.Broadcast(tensors, root);
+  for (Scheduler* scheduler : state.schedulers) {
+    double position = process_index() == root ? static_cast<double>(scheduler->steps()) : 0;
+    ranks.AllReduceSum({&position, 1});
+    scheduler->SetSteps(std::llround(position));
+  }
 }
 
 Sharding* Accelerator::ShardingOf(ModelState& model) const { return model.sharding.get(); }

@@ -221,6 +221,9 @@ TEST_CASE("config: combinations that cannot be") {
   CHECK(text("distributed.activation_checkpointing = true\n") ==
         "error: train.toml: distributed.activation_checkpointing is for model.kind = \"gpt\"\n"
         "  leave it off for cnn\n");
+  CHECK(text("distributed.comm_hook = \"bf16\"\ndistributed.zero_stage = 2\n") ==
+        "error: train.toml: distributed.comm_hook is for DDP (distributed.zero_stage = 0)\n"
+        "  leave it at \"no\" with shards\n");
   CHECK(text("distributed.cpu_offload = true\n") ==
         "error: train.toml: distributed.cpu_offload needs distributed.zero_stage\n"
         "  set zero_stage to 1, 2 or 3\n");

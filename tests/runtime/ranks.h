@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <string>
 #include <vector>
@@ -48,8 +49,10 @@ inline int FreePort() {
 
 inline constexpr int kNoNetwork = 77;
 
-// Runs a program as WORLD ranks, and returns the first exit code that is not 0.
-inline int RunProgram(int world, const std::vector<std::string>& arguments) {
+// Runs a program as WORLD ranks, and returns the first exit code that is not 0. PER_HOST of them
+// take this machine for a host of its own; 0: all.
+inline int RunProgram(int world, const std::vector<std::string>& arguments, int per_host = 0) {
+  if (per_host == 0) per_host = world;
   std::vector<char*> argv;
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
@@ -60,10 +63,16 @@ inline int RunProgram(int world, const std::vector<std::string>& arguments) {
     setenv("OMP_NUM_THREADS", "1", 1);
     setenv("MASTER_ADDR", "127.0.0.1", 1);
     setenv("MASTER_PORT", std::to_string(port).c_str(), 1);
-    for (const char* name : {"WORLD_SIZE", "LOCAL_WORLD_SIZE"})
-      setenv(name, std::to_string(world).c_str(), 1);
+    // As ranks of several hosts they would look for an address that is no loopback.
+    if (per_host < world) setenv("GLOO_SOCKET_IFNAME", "lo", 1);
+    const auto set = [](const char* name, int value) {
+      setenv(name, std::to_string(value).c_str(), 1);
+    };
+    set("WORLD_SIZE", world);
     for (int rank = 0; rank < world; ++rank) {
-      for (const char* name : {"RANK", "LOCAL_RANK"}) setenv(name, std::to_string(rank).c_str(), 1);
+      set("RANK", rank);
+      set("LOCAL_RANK", rank % per_host);
+      set("LOCAL_WORLD_SIZE", std::min(per_host, world - rank / per_host * per_host));
       if (fork() != 0) continue;
       execv(argv[0], argv.data());
       _exit(127);
@@ -79,8 +88,9 @@ inline int RunProgram(int world, const std::vector<std::string>& arguments) {
 }
 
 // The same for test case CHILD of this program.
-inline int RunRanks(int world, const std::string& child) {
-  return RunProgram(world, {"/proc/self/exe", "--test-case=" + child, "--no-skip", "--minimal"});
+inline int RunRanks(int world, const std::string& child, int per_host = 0) {
+  return RunProgram(world, {"/proc/self/exe", "--test-case=" + child, "--no-skip", "--minimal"},
+                    per_host);
 }
 
 }  // namespace envkit

@@ -106,6 +106,7 @@ __attribute__((noinline)) pid_t VforkExec(const SpawnSpec& spec, char* const* ar
   if (spec.in >= 0) dup2(spec.in, STDIN_FILENO);
   if (spec.out >= 0) dup2(spec.out, STDOUT_FILENO);
   if (spec.err >= 0) dup2(spec.err, STDERR_FILENO);
+  for (const int fd : spec.kept) fcntl(fd, F_SETFD, 0);
   if (spec.die_with_parent) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent) _exit(127);  // it died before the line above

@@ -90,8 +90,11 @@ class Supervisor {
   void HeedNodes();
   void StartAttempt(const Placement& place);
   bool StartRanks(std::string& error);
-  bool StartRank(std::size_t index, const std::map<std::string, std::string>& env, int null_fd,
-                 std::string& error);
+  std::optional<SpawnSpec> PrepareRank(std::size_t index,
+                                       const std::map<std::string, std::string>& env, int null_fd,
+                                       std::vector<Fd>& write_ends, std::string& error);
+  bool StartRank(std::size_t index, const SpawnSpec& spec, std::string& error);
+  void Started(std::size_t index, pid_t pid);
   std::string Prefix(std::size_t index) const;
   void Show(std::size_t index, RankStream stream, std::string_view lines);
   void LetOutFolded(Clock::time_point now);

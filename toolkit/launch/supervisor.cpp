@@ -13,6 +13,7 @@
 #include <fstream>
 #include <system_error>
 
+#include "launch/fork_server.h"
 #include "launch/supervision.h"
 
 namespace envkit {
@@ -51,8 +52,12 @@ std::string Supervisor::Prefix(std::size_t index) const {
   return prefix;
 }
 
-bool Supervisor::StartRank(std::size_t index, const std::map<std::string, std::string>& env,
-                           int null_fd, std::string& error) {
+// WRITE_ENDS gets the descriptors that the rank writes to: they can go when it was started.
+std::optional<SpawnSpec> Supervisor::PrepareRank(std::size_t index,
+                                                 const std::map<std::string, std::string>& env,
+                                                 int null_fd, std::vector<Fd>& write_ends,
+                                                 std::string& error) {
+  SpawnSpec spec;
   const RankPlan& plan = plan_.ranks[index];
   Rank& rank = ranks_[index];
   rank.end.rank = place_.first_rank + plan.local_rank;
@@ -63,25 +68,24 @@ bool Supervisor::StartRank(std::size_t index, const std::map<std::string, std::s
   std::error_code made;
   fs::create_directories(directory, made);
   fs::remove(directory / "error.json", made);
-  Fd write_ends[2];
   for (const RankStream stream : {kOut, kErr}) {
     Channel& channel = rank.channels[stream];
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) != 0) {
       error = ErrnoText("cannot make a pipe for the ranks: pipe2");
-      return false;
+      return std::nullopt;
     }
     channel.pipe = Fd(ends[0]);
-    write_ends[stream] = Fd(ends[1]);
+    (stream == kOut ? spec.out : spec.err) = ends[1];
+    write_ends.emplace_back(ends[1]);
     fcntl(ends[0], F_SETFL, O_NONBLOCK);
     const fs::path file = directory / (stream == kOut ? "stdout.log" : "stderr.log");
     channel.log = Fd(open(file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0644));
     if (!channel.log) {
       error = fmt::format("cannot write {}: {}", file.string(), std::strerror(errno));
-      return false;
+      return std::nullopt;
     }
   }
-  SpawnSpec spec;
   spec.program = plan_.program;
   spec.argv = plan_.argv;
   for (std::string& word : spec.argv) {  // torchrun's only macro
@@ -92,12 +96,14 @@ bool Supervisor::StartRank(std::size_t index, const std::map<std::string, std::s
   }
   spec.env = MergedEnvironment(env, {RankVariables(plan_, place_, index)});
   spec.in = rank.end.rank == 0 ? -1 : null_fd;  // a debugger or a pipe feeds rank 0
-  spec.out = write_ends[kOut].get();
-  spec.err = write_ends[kErr].get();
   spec.cpus = plan.cpus;
   spec.new_session = true;
   spec.die_with_parent = true;  // the last line of defence, should both of us be killed at once
   spec.mask = link_.rank_mask;
+  return spec;
+}
+
+bool Supervisor::StartRank(std::size_t index, const SpawnSpec& spec, std::string& error) {
   const Spawned spawned = Spawn(spec);
   if (spawned.pid < 0) {
     error = fmt::format("cannot run {}: {}", plan_.program,
@@ -105,22 +111,44 @@ bool Supervisor::StartRank(std::size_t index, const std::map<std::string, std::s
                                                  : std::strerror(spawned.error));
     return false;
   }
-  rank.end.pid = spawned.pid;
+  Started(index, spawned.pid);
+  return true;
+}
+
+void Supervisor::Started(std::size_t index, pid_t pid) {
+  Rank& rank = ranks_[index];
+  rank.end.pid = pid;
   rank.running = true;
-  rank.pidfd = OpenPidfd(spawned.pid);
+  rank.pidfd = OpenPidfd(pid);
   if (rank.pidfd) Watch(rank.pidfd.get(), EPOLLIN, Tag(Source::kDeath, index));
   for (const RankStream stream : {kOut, kErr}) {
     Watch(rank.channels[stream].pipe.get(), EPOLLIN, Tag(Source::kOutput, index * 2 + stream));
     rank.channels[stream].polled = true;
   }
-  return true;
 }
 
 bool Supervisor::StartRanks(std::string& error) {
   const std::map<std::string, std::string> env = OwnEnvironment();
   const Fd null(open("/dev/null", O_RDONLY | O_CLOEXEC));
+  const bool may_fork = ranks_.size() > 1 && NeedsLibrary(plan_.program, "libenvkit_runtime.so");
+  std::vector<SpawnSpec> specs;
+  std::vector<Fd> write_ends;
   for (std::size_t i = 0; i < ranks_.size(); ++i) {
-    if (!StartRank(i, env, null.get(), error)) return false;
+    const auto spec = PrepareRank(i, env, null.get(), write_ends, error);
+    if (!spec) return false;
+    specs.push_back(*spec);
+    if (may_fork) continue;
+    if (!StartRank(i, *spec, error)) return false;
+    write_ends.clear();
+  }
+  if (!may_fork) return true;
+  const auto pids = CanFork(specs) ? ForkRanks(specs, signals_.get()) : std::vector<pid_t>();
+  for (std::size_t i = 0; i < ranks_.size(); ++i) {
+    if (!pids.empty()) {
+      Started(i, pids[i]);
+    } else if (!StartRank(i, specs[i], error)) {
+      return false;
+    }
   }
   return true;
 }

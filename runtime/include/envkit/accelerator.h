@@ -51,10 +51,11 @@ struct AcceleratorOptions {
   int gradient_accumulation_steps = 1;
   int zero_stage = 0;  // 0: DDP; 1, 2, 3: see Sharding
   bool cpu_offload = false;
-  bool activation_checkpointing = false;   // of the model's Blocks
-  bool find_unused_parameters = false;     // by DDP
-  bool tf32 = true;                        // of GPUs
-  bool check_finite = true;                // each loss on a CPU, each norm
+  bool activation_checkpointing = false;  // of the model's Blocks
+  bool find_unused_parameters = false;    // by DDP
+  std::string comm_hook = "no";           // DDP: "bf16" or "fp16" halve what goes through a network
+  bool tf32 = true;                       // of GPUs
+  bool check_finite = true;               // each loss on a CPU, each norm
   std::filesystem::path project_dir = {};  // of trackers
   CommunicatorOptions communicator = {};
   std::shared_ptr<Communicator> connected =
@@ -180,6 +181,15 @@ class Accelerator {
   Accumulation
   no_sync();  // while it lives, backward sums nothing (ZeRO 2 and 3: shards all the same)
   bool sync_gradients() const;
+  // Collective. BODY trains MODEL on this rank's own batches, of which ranks may have different
+  // numbers: whose are used up goes along in the others' backward passes, without a share in the
+  // mean, until the last rank is through. Afterwards all have that rank's parameters, states of
+  // optimizers, and positions of schedulers. Within BODY no other call is collective; backward is
+  // for MODEL alone. Neither with zero_stage nor gradient_accumulation_steps nor fp16.
+  template <class Model>
+  void join_uneven_inputs(const PreparedModel<Model>& model, const std::function<void()>& body) {
+    Join(*model.state_, body);
+  }
   // Collective. LOSS: a scalar, the mean over this rank's samples. Divides it by
   // gradient_accumulation_steps. Throws Failure when it is not finite (CPU; on a GPU
   // clip_grad_norm_ finds it).
@@ -286,6 +296,7 @@ class Accelerator {
                                            std::shared_ptr<void> owner);
   std::unique_ptr<Autocast> BeforeForward(ModelState& model);
   Sharding* ShardingOf(ModelState& model) const;
+  void Join(ModelState& model, const std::function<void()>& body);
   double ClipNorm(ModelState& model, double most);
   void ClipValue(ModelState& model, double most);
   void SaveModel(ModelState& model, const std::filesystem::path& folder);

@@ -20,6 +20,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -71,7 +72,8 @@ class Communicator {
   // Seconds that this rank has spent in collective calls, those of DataParallel's backward
   // included.
   double Seconds() const;
-  // How gradients travel: "one rank", "shared memory", "gloo" or "nccl".
+  // How gradients travel: "one rank", "shared memory", "gloo", "nccl", or with several hosts
+  // "shared memory and gloo": one rank of each host speaks for it.
   std::string Transport() const;
 
   // Collective, all of these.
@@ -84,7 +86,8 @@ class Communicator {
   void Barrier();
   std::string Broadcast(const std::string& text);            // rank 0's text, on every rank
   std::vector<std::string> Gather(const std::string& text);  // every rank's text, on every rank
-  void Broadcast(const std::vector<at::Tensor>& tensors);    // rank 0's contents, in place
+  void Broadcast(const std::vector<at::Tensor>& tensors,     // in place, the contents of rank
+                 int root = 0);                              // ROOT
   // SHARD: contiguous, n elements. FULL: contiguous, world_size * n, by rank; of the same type.
   void AllGather(const at::Tensor& shard, const at::Tensor& full);
   // The same in the background: FULL is whole once Wait of what is returned has returned.
@@ -112,6 +115,9 @@ class Communicator {
 struct DataParallelOptions {
   std::int64_t bucket_bytes = 25 << 20, first_bucket_bytes = 1 << 20;
   bool find_unused_parameters = false;
+  // The type in which fp32 and fp64 gradients travel: bf16 or fp16 halves what goes through a
+  // network, for about 3 digits. Within a host, shared memory carries them as they are.
+  std::optional<at::ScalarType> compression = std::nullopt;
 };
 
 // Averages gradients over all ranks during backward (c10d::Reducer). With one rank it does nothing.

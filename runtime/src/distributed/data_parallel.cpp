@@ -1,4 +1,5 @@
 // c10d::Reducer, and all that differs between torch releases about it.
+#include <ATen/TensorOperators.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/distributed/c10d/comm.hpp>
 #include <torch/csrc/distributed/c10d/reducer.hpp>
@@ -25,27 +26,50 @@ std::unique_ptr<Reducer> MakeReducer(Arguments... arguments) {
     return std::make_unique<Reducer>(std::move(arguments)...);
 }
 
-// Averages a bucket in place through shared memory, before backward goes on.
-class SharedMemoryHook : public c10d::CppCommHookInterface<SharedMemory*> {
- public:
-  using CppCommHookInterface::CppCommHookInterface;
+using BucketFuture = c10::intrusive_ptr<c10::ivalue::Future>;
 
-  c10::intrusive_ptr<c10::ivalue::Future> runHook(c10d::GradBucket& bucket) override {
-    const Stopwatch stopwatch(seconds);
-    at::Tensor& buffer = bucket.getBufferRef();
-    const auto count = static_cast<std::size_t>(buffer.numel());
-    if (buffer.scalar_type() == at::kFloat)
-      state_->AllReduce(buffer.mutable_data_ptr<float>(), count, scale_f);
-    else
-      state_->AllReduce(buffer.mutable_data_ptr<double>(), count, scale_d);
+// Averages a bucket in place through shared memory, before backward goes on.
+class SharedMemoryHook : public c10d::CppCommHookInterface<Communicator::State*> {
+ public:
+  SharedMemoryHook(Communicator::State* peers, std::optional<at::ScalarType> narrow)
+      : CppCommHookInterface(peers), narrow_(narrow) {}
+
+  BucketFuture runHook(c10d::GradBucket& bucket) override {
+    const Stopwatch stopwatch(&state_->seconds);
+    const at::Tensor& buffer = bucket.getBufferRef();
+    state_->Reduce(buffer, 1.0 / state_->ranks.world_size, narrow_);
     auto future = c10::make_intrusive<c10::ivalue::Future>(c10::TensorType::get());
     future->markCompleted(c10::IValue(buffer));
     return future;
   }
 
-  double* seconds = nullptr;
-  float scale_f = 1;
-  double scale_d = 1;
+ private:
+  std::optional<at::ScalarType> narrow_;
+};
+
+// Averages a bucket in a narrower type by Gloo or NCCL, while backward goes on.
+class NarrowHook : public c10d::CppCommHookInterface<Communicator::State*> {
+ public:
+  NarrowHook(Communicator::State* peers, at::ScalarType narrow)
+      : CppCommHookInterface(peers), narrow_(narrow) {}
+
+  BucketFuture runHook(c10d::GradBucket& bucket) override {
+    const c10::AutoGradMode no_grad(false);
+    const at::Tensor& buffer = bucket.getBufferRef();
+    // Divided first, so that fp16 holds the sum.
+    std::vector<at::Tensor> sent = {(buffer / state_->ranks.world_size).to(narrow_)};
+    return state_->group->allreduce(sent)->getFuture()->then(
+        [buffer, mean = sent[0]](c10::ivalue::Future& done) {
+          const c10::AutoGradMode no_grad_here(false);
+          if (done.hasError()) std::rethrow_exception(done.exception_ptr());
+          buffer.copy_(mean);
+          return c10::IValue(buffer);
+        },
+        c10::TensorType::get());
+  }
+
+ private:
+  at::ScalarType narrow_;
 };
 
 }  // namespace
@@ -88,11 +112,10 @@ DataParallel::DataParallel(std::shared_ptr<Communicator> communicator,
       options.first_bucket_bytes, /*skip_all_reduce_unused_params=*/false,
       /*use_python_reducer=*/false);
   if (sums_in_shared_memory) {
-    auto hook = std::make_unique<SharedMemoryHook>(peers.shared.get());
-    hook->seconds = &state_->communicator->state_->seconds;
-    hook->scale_d = 1.0 / peers.ranks.world_size;
-    hook->scale_f = static_cast<float>(hook->scale_d);
-    state_->reducer->register_comm_hook(std::move(hook));
+    state_->reducer->register_comm_hook(
+        std::make_unique<SharedMemoryHook>(&peers, options.compression));
+  } else if (options.compression) {
+    state_->reducer->register_comm_hook(std::make_unique<NarrowHook>(&peers, *options.compression));
   }
 }
 

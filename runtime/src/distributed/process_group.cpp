@@ -16,6 +16,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/GradMode.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
@@ -261,19 +262,23 @@ std::shared_ptr<Communicator> Communicator::Connect(const RankInfo& ranks, at::D
   auto state = std::make_unique<State>();
   state->ranks = ranks;
   state->device = device;
+  const auto gloo_options = c10d::ProcessGroupGloo::Options::create(options.timeout);
+  const State::MakeGloo make_gloo = [gloo_options, state = state.get()](
+                                        const char* prefix, int index,
+                                        int count) -> c10::intrusive_ptr<c10d::Backend> {
+    return c10::make_intrusive<c10d::ProcessGroupGloo>(Prefixed(prefix, state->store), index, count,
+                                                       gloo_options);
+  };
   if (ranks.world_size > 1) {
     std::vector<Address> addresses;
     state->store = OpenStore(ranks, options.timeout, &addresses);
-    auto gloo_options = c10d::ProcessGroupGloo::Options::create(options.timeout);
     gloo_options->devices.push_back(GlooDevice(ranks, addresses));
     gloo_options->threads = 2;
     state->group = c10::make_intrusive<c10d::ProcessGroup>(Prefixed("group", state->store),
                                                            ranks.rank, ranks.world_size);
     Waited("connecting to each other", ranks, [&] {
-      state->group->setBackend(
-          at::kCPU, c10d::ProcessGroup::GLOO,
-          c10::make_intrusive<c10d::ProcessGroupGloo>(Prefixed("gloo", state->store), ranks.rank,
-                                                      ranks.world_size, gloo_options));
+      state->group->setBackend(at::kCPU, c10d::ProcessGroup::GLOO,
+                               make_gloo("gloo", ranks.rank, ranks.world_size));
       state->group->setDefaultBackend(c10d::ProcessGroup::GLOO);
       if (!device.is_cuda()) return;
       state->group->setBoundDeviceId(device);
@@ -287,21 +292,86 @@ std::shared_ptr<Communicator> Communicator::Connect(const RankInfo& ranks, at::D
     });
   }
   std::shared_ptr<Communicator> communicator(new Communicator(std::move(state)));
-  if (ranks.world_size > 1 && ranks.local_world_size == ranks.world_size && device.is_cpu() &&
-      options.shared_memory) {
-    // All ranks or none: one that cannot map the segment makes everybody stay with Gloo.
-    std::unique_ptr<SharedMemory> shared;
-    if (ranks.rank == 0) shared = SharedMemory::Create(ranks.world_size, options.timeout);
-    const std::string name = communicator->Broadcast(shared ? shared->name() : "");
-    if (ranks.rank != 0 && !name.empty())
-      shared = SharedMemory::Open(name, ranks.rank, ranks.world_size, options.timeout);
-    double mapped = shared ? 1 : 0;
-    communicator->AllReduceSum({&mapped, 1});
-    if (shared) shared->Unlink();
-    if (static_cast<int>(mapped) == ranks.world_size)
-      communicator->state_->shared = std::move(shared);
-  }
+  if (ranks.world_size > 1 && device.is_cpu() && options.shared_memory)
+    State::ShareMemory(*communicator, options.timeout, make_gloo);
   return communicator;
+}
+
+// Between the ranks of each host. All hosts or none: a rank that cannot map its host's segment
+// makes everybody stay with Gloo.
+void Communicator::State::ShareMemory(Communicator& communicator, std::chrono::seconds timeout,
+                                      const MakeGloo& make_gloo) {
+  State& state = *communicator.state_;
+  const RankInfo& ranks = state.ranks;
+  const auto world = static_cast<std::size_t>(ranks.world_size);
+  const int first = ranks.rank - ranks.local_rank;  // of this host, where launchers count as usual
+  std::vector<int> firsts = {0};
+  if (ranks.local_world_size < ranks.world_size) {
+    std::vector<double> of_rank(world);
+    of_rank[static_cast<std::size_t>(ranks.rank)] = first;
+    communicator.AllReduceSum(of_rank);
+    bool usual = true;
+    firsts.clear();
+    for (std::size_t rank = 0; rank < world; ++rank) {
+      const bool leads = of_rank[rank] == static_cast<double>(rank);
+      if (leads) firsts.push_back(static_cast<int>(rank));
+      usual &= !firsts.empty() && of_rank[rank] == firsts.back();
+    }
+    if (!usual || firsts.size() == world) return;
+  }
+  std::unique_ptr<SharedMemory> shared;
+  const auto names = Prefixed("shared memory", state.store);
+  const std::string key = std::to_string(first);
+  Waited("connecting to each other", ranks, [&] {
+    if (ranks.local_rank == 0) {
+      shared = SharedMemory::Create(ranks.local_world_size, timeout);
+      const std::string name = shared ? shared->name() : "";
+      names->set(key, std::vector<std::uint8_t>(name.begin(), name.end()));
+      return;
+    }
+    const std::vector<std::uint8_t> name = names->get(key);
+    if (!name.empty())
+      shared = SharedMemory::Open(std::string(name.begin(), name.end()), ranks.local_rank,
+                                  ranks.local_world_size, timeout);
+  });
+  double mapped = shared ? 1 : 0;
+  communicator.AllReduceSum({&mapped, 1});
+  if (shared) shared->Unlink();
+  if (static_cast<int>(mapped) != ranks.world_size) return;
+  state.shared = std::move(shared);
+  state.hosts = static_cast<int>(firsts.size());
+  if (firsts.size() == 1 || ranks.local_rank != 0) return;
+  const auto index = std::lower_bound(firsts.begin(), firsts.end(), first) - firsts.begin();
+  const auto count = static_cast<int>(firsts.size());
+  Waited("connecting to each other", ranks, [&] {
+    state.leaders = c10::make_intrusive<c10d::ProcessGroup>(Prefixed("leaders", state.store),
+                                                            static_cast<int>(index), count);
+    state.leaders->setBackend(at::kCPU, c10d::ProcessGroup::GLOO,
+                              make_gloo("gloo of leaders", static_cast<int>(index), count));
+    state.leaders->setDefaultBackend(c10d::ProcessGroup::GLOO);
+  });
+}
+
+void Communicator::State::Reduce(const at::Tensor& tensor, double scale,
+                                 std::optional<at::ScalarType> narrow) {
+  const auto reduce = [&](auto* values, auto factor) {
+    const auto count = static_cast<std::size_t>(tensor.numel());
+    shared->AllReduce(values, count, hosts == 1 ? factor : decltype(factor)(1));
+    if (hosts == 1) return;
+    if (leaders) {
+      const c10::AutoGradMode no_grad(false);
+      const at::Tensor flat = tensor.as_strided({tensor.numel()}, {1});
+      std::vector<at::Tensor> sent = {flat.mul_(scale)};
+      if (narrow) sent[0] = flat.to(*narrow);
+      Waited("an all-reduce", ranks, [&] { leaders->allreduce(sent)->wait(); });
+      if (narrow) flat.copy_(sent[0]);
+    }
+    shared->Broadcast(values, count * sizeof(*values));
+  };
+  if (tensor.scalar_type() == at::kFloat)
+    reduce(tensor.mutable_data_ptr<float>(), static_cast<float>(scale));
+  else
+    reduce(tensor.mutable_data_ptr<double>(), scale);
 }
 
 const RankInfo& Communicator::ranks() const { return state_->ranks; }
@@ -312,19 +382,20 @@ double Communicator::Seconds() const { return state_->seconds; }
 std::string Communicator::Transport() const {
   if (!state_->group) return "one rank";
   if (state_->device.is_cuda()) return "nccl";
-  return state_->shared ? "shared memory" : "gloo";
+  if (!state_->shared) return "gloo";
+  return state_->hosts == 1 ? "shared memory" : "shared memory and gloo";
 }
 
 void Communicator::AllReduceSum(std::span<double> values) {
   if (!state_->group) return;
   const Stopwatch stopwatch(&state_->seconds);
-  if (state_->shared) {
-    state_->shared->AllReduce(values.data(), values.size(), 1.0);
-    return;
-  }
+  if (SharedMemory* const shared = state_->OneHost())
+    return shared->AllReduce(values.data(), values.size(), 1.0);
+  const at::Tensor tensor =
+      at::from_blob(values.data(), {static_cast<std::int64_t>(values.size())}, at::kDouble);
+  if (state_->shared) return state_->Reduce(tensor, 1);
   Waited("an all-reduce", ranks(), [&] {
-    std::vector<at::Tensor> tensors = {
-        at::from_blob(values.data(), {static_cast<std::int64_t>(values.size())}, at::kDouble)};
+    std::vector<at::Tensor> tensors = {tensor};
     state_->group->allreduce(tensors)->wait();
   });
 }
@@ -343,11 +414,7 @@ void Communicator::AllReduceSum(const at::Tensor& tensor) {
   if (!state_->shared || !SumsInSharedMemory(tensor)) return AllReduceTensor(tensor);
   const Stopwatch stopwatch(&state_->seconds);
   TORCH_CHECK(tensor.is_non_overlapping_and_dense(), "AllReduceSum: a tensor with gaps");
-  const auto count = static_cast<std::size_t>(tensor.numel());
-  if (tensor.scalar_type() == at::kFloat)
-    state_->shared->AllReduce(tensor.mutable_data_ptr<float>(), count, 1.0F);
-  else
-    state_->shared->AllReduce(tensor.mutable_data_ptr<double>(), count, 1.0);
+  state_->Reduce(tensor, 1);
 }
 
 Communicator::Pending Communicator::StartAllGather(const at::Tensor& shard,
@@ -360,7 +427,7 @@ Communicator::Pending Communicator::StartAllGather(const at::Tensor& shard,
   const Stopwatch stopwatch(&state_->seconds);
   if (!state_->group) {
     full.copy_(shard.view(full.sizes()));
-  } else if (state_->shared && shard.is_cpu()) {
+  } else if (state_->OneHost() != nullptr && shard.is_cpu()) {
     state_->shared->AllGather(shard.const_data_ptr(), full.mutable_data_ptr(), shard.nbytes());
   } else {
     Waited("an all-gather", ranks(), [&] {
@@ -386,7 +453,7 @@ void Communicator::ReduceScatterSum(const at::Tensor& full, const at::Tensor& sh
   const Stopwatch stopwatch(&state_->seconds);
   if (!state_->group) {
     shard.copy_(full.view(shard.sizes()));
-  } else if (state_->shared && SumsInSharedMemory(full)) {
+  } else if (state_->OneHost() != nullptr && SumsInSharedMemory(full)) {
     const auto count = static_cast<std::size_t>(shard.numel());
     if (full.scalar_type() == at::kFloat)
       state_->shared->ReduceScatter(full.const_data_ptr<float>(), shard.mutable_data_ptr<float>(),
@@ -447,12 +514,12 @@ std::string Communicator::Broadcast(const std::string& text) {
   return result;
 }
 
-void Communicator::Broadcast(const std::vector<at::Tensor>& tensors) {
+void Communicator::Broadcast(const std::vector<at::Tensor>& tensors, int root) {
   if (!state_->group) return;
   const Stopwatch stopwatch(&state_->seconds);
   Waited("a broadcast", ranks(), [&] {
     constexpr std::size_t kBytes = std::size_t{250} << 20;
-    c10d::broadcast_coalesced(state_->group, tensors, kBytes, 0);
+    c10d::broadcast_coalesced(state_->group, tensors, kBytes, root);
   });
 }
 

@@ -184,6 +184,17 @@ void SharedMemory::AllGather(const void* shard, void* full, std::size_t bytes) {
   }
 }
 
+void SharedMemory::Broadcast(void* values, std::size_t bytes) {
+  for (std::size_t at = 0; at < bytes; at += kSlotBytes) {
+    const std::size_t size = std::min(kSlotBytes, bytes - at);
+    std::byte* const here = static_cast<std::byte*>(values) + at;
+    if (rank_ == 0) std::memcpy(Slot(0), here, size);
+    Barrier();
+    if (rank_ != 0) std::memcpy(here, Slot(0), size);
+    Barrier();  // before rank 0 writes to its slot again
+  }
+}
+
 template <class T>
 void SharedMemory::ReduceScatter(const T* full, T* shard, std::size_t count) {
   const std::size_t ranks = static_cast<std::size_t>(ranks_);

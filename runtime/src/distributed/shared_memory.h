@@ -30,6 +30,8 @@ class SharedMemory {
   // ranks do not come within the timeout.
   template <class T>
   void AllReduce(T* values, std::size_t count, T scale);
+  // Collective. Rank 0's BYTES at VALUES, on every rank.
+  void Broadcast(void* values, std::size_t bytes);
   // Collective. FULL is every rank's SHARD, of BYTES each, one after the other.
   void AllGather(const void* shard, void* full, std::size_t bytes);
   // Collective. SHARD, of COUNT values, is this rank's part of the element-wise sum of every rank's
