@@ -27,6 +27,11 @@ using namespace std::chrono_literals;
 using Clock = std::chrono::steady_clock;
 using Words = std::vector<std::string>;
 
+// Ranks that are started singly, or, for the test launch_forked, forked from one process.
+std::string RankProgram() {
+  return std::getenv("ENVKIT_TEST_FORKED") != nullptr ? ENVKIT_TEST_FORKED_RANK : ENVKIT_TEST_RANK;
+}
+
 // Far more than any of it takes, and less than the ranks' sleep=1000.
 constexpr auto kLimit = 30s;
 
@@ -52,7 +57,7 @@ class Job {
   }
 
   // OPTIONS of the launcher, then the ranks' steps.
-  void Start(const Words& options, const Words& steps, std::string program = ENVKIT_TEST_RANK) {
+  void Start(const Words& options, const Words& steps, std::string program = RankProgram()) {
     Words words{ENVKIT_TEST_LAUNCH, "--log-dir", "log"};
     words.insert(words.end(), options.begin(), options.end());
     words.insert(words.end(), {"--", std::move(program)});
