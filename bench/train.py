@@ -25,6 +25,7 @@ top = pathlib.Path(__file__).resolve().parent.parent
 cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
 venv = cache / "envkit-tests/launch-venv"
 build = pathlib.Path(os.environ.get("ENVKIT_RUNTIME_BUILD", top / "build/bench"))
+launcher = pathlib.Path(os.environ.get("ENVKIT_BUILD_DIR", top / "build/test")) / "bin/envkit-launch"
 # model, ranks, steps, and how many times as fast as the faster peer a step and a whole job must be
 PARTS = {"mlp": ("mlp", 2, 100, 2.5, 8), "cnn": ("cnn", 2, 60, 1.5, None), "gpt": ("gpt", 2, 30, 0.97, None),
          "start": ("mlp", 8, 1, None, 8)}
@@ -36,11 +37,11 @@ rounds = int(arguments.pop(0)) if arguments and arguments[0].isdigit() else 5
 parts = arguments or list(PARTS)
 if not (venv / "bin/torchrun").exists():
     sys.exit(f"there is no {venv}; tests/integration/launch_compat.py makes it")
-if not (build / "envkit-train").exists() or not (build / "envkit-launch").exists():
+if not (build / "envkit-train").exists():
     site = next((venv / "lib").glob("python3*/site-packages"))
     subprocess.run(["cmake", "-S", top / "runtime", "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
                     f"-DENVKIT_SITE_PACKAGES={site}"], check=True, stdout=subprocess.DEVNULL)
-    subprocess.run(["ninja", "-C", build, "envkit-train", "envkit-launch"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["ninja", "-C", build, "envkit-train"], check=True, stdout=subprocess.DEVNULL)
 
 work = pathlib.Path(tempfile.mkdtemp(prefix="envkit-bench-train-"))
 data = work / "data"
@@ -79,8 +80,7 @@ def ours(part, number):
     if model == "gpt":
         settings += ["data.kind=tokens", "global_batch=8", "model.vocabulary=512", "model.context=128",
                      "model.layers=4", "model.heads=4", "model.width=128"]
-    command = [build / "envkit-launch", "--processes", ranks, "--no-python", build / "envkit-train", "--config",
-               "/dev/null"]
+    command = [launcher, "--processes", ranks, "--no-python", build / "envkit-train", "--config", "/dev/null"]
     for setting in settings:
         command += ["--set", setting]
     began, ended, memory = timed(command, ENVKIT_RUN_DIR=str(run))

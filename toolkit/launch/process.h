@@ -42,6 +42,7 @@ struct SpawnSpec {
   bool foreground = false;          // a process group of its own, which gets the terminal
   bool die_with_parent = false;     // SIGKILL when we end
   std::vector<int> cpus;            // it is bound to these; empty: to what we are
+  std::vector<int> kept;            // descriptors that stay open in it, under their numbers
   sigset_t mask{};                  // the signal mask that the program starts with
 };
 

@@ -5,6 +5,7 @@
 #include <torch/csrc/distributed/c10d/reducer.hpp>
 
 #include <algorithm>
+#include <functional>
 #include <type_traits>
 
 #include "communicator_state.h"
@@ -29,36 +30,30 @@ std::unique_ptr<Reducer> MakeReducer(Arguments... arguments) {
 using BucketFuture = c10::intrusive_ptr<c10::ivalue::Future>;
 
 // Averages a bucket in place through shared memory, before backward goes on.
-class SharedMemoryHook : public c10d::CppCommHookInterface<Communicator::State*> {
+class SharedMemoryHook : public c10d::CppCommHookInterface<std::function<void(const at::Tensor&)>> {
  public:
-  SharedMemoryHook(Communicator::State* peers, std::optional<at::ScalarType> narrow)
-      : CppCommHookInterface(peers), narrow_(narrow) {}
+  using CppCommHookInterface::CppCommHookInterface;
 
   BucketFuture runHook(c10d::GradBucket& bucket) override {
-    const Stopwatch stopwatch(&state_->seconds);
-    const at::Tensor& buffer = bucket.getBufferRef();
-    state_->Reduce(buffer, 1.0 / state_->ranks.world_size, narrow_);
+    state_(bucket.getBufferRef());
     auto future = c10::make_intrusive<c10::ivalue::Future>(c10::TensorType::get());
-    future->markCompleted(c10::IValue(buffer));
+    future->markCompleted(c10::IValue(bucket.getBufferRef()));
     return future;
   }
-
- private:
-  std::optional<at::ScalarType> narrow_;
 };
 
 // Averages a bucket in a narrower type by Gloo or NCCL, while backward goes on.
-class NarrowHook : public c10d::CppCommHookInterface<Communicator::State*> {
+class NarrowHook : public c10d::CppCommHookInterface<c10::intrusive_ptr<c10d::ProcessGroup>> {
  public:
-  NarrowHook(Communicator::State* peers, at::ScalarType narrow)
-      : CppCommHookInterface(peers), narrow_(narrow) {}
+  NarrowHook(const c10::intrusive_ptr<c10d::ProcessGroup>& group, at::ScalarType narrow)
+      : CppCommHookInterface(group), narrow_(narrow) {}
 
   BucketFuture runHook(c10d::GradBucket& bucket) override {
     const c10::AutoGradMode no_grad(false);
     const at::Tensor& buffer = bucket.getBufferRef();
     // Divided first, so that fp16 holds the sum.
-    std::vector<at::Tensor> sent = {(buffer / state_->ranks.world_size).to(narrow_)};
-    return state_->group->allreduce(sent)->getFuture()->then(
+    std::vector<at::Tensor> sent = {(buffer / state_->getSize()).to(narrow_)};
+    return state_->allreduce(sent)->getFuture()->then(
         [buffer, mean = sent[0]](c10::ivalue::Future& done) {
           const c10::AutoGradMode no_grad_here(false);
           if (done.hasError()) std::rethrow_exception(done.exception_ptr());
@@ -112,10 +107,14 @@ DataParallel::DataParallel(std::shared_ptr<Communicator> communicator,
       options.first_bucket_bytes, /*skip_all_reduce_unused_params=*/false,
       /*use_python_reducer=*/false);
   if (sums_in_shared_memory) {
-    state_->reducer->register_comm_hook(
-        std::make_unique<SharedMemoryHook>(&peers, options.compression));
+    state_->reducer->register_comm_hook(std::make_unique<SharedMemoryHook>(
+        [&peers, narrow = options.compression](const at::Tensor& bucket) {
+          const Stopwatch stopwatch(&peers.seconds);
+          peers.Reduce(bucket, 1.0 / peers.ranks.world_size, narrow);
+        }));
   } else if (options.compression) {
-    state_->reducer->register_comm_hook(std::make_unique<NarrowHook>(&peers, *options.compression));
+    state_->reducer->register_comm_hook(
+        std::make_unique<NarrowHook>(peers.group, *options.compression));
   }
 }
 
