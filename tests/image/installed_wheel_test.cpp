@@ -2,40 +2,7 @@
 
 #include <doctest/doctest.h>
 
-#include "base/digest.h"
-
 namespace envkit {
-
-TEST_CASE("RECORD is read as CSV, with quotes and hashes of any padding") {
-  const std::string hash = Sha256Of("content");
-  const auto record = ParseRecord(
-      "a.py,sha256=7XACtDnprIRfIjV9giusFERzD722AW0-yUMil7nsn3M,7\r\n"
-      "\n"
-      "\"b,\"\"c\"\".py\",sha256=7XACtDnprIRfIjV9giusFERzD722AW0-yUMil7nsn3M=,7\n"
-      "d.py,sha512=abc,1\n"
-      "x.dist-info/RECORD,,",
-      "x");
-  REQUIRE(record);
-  REQUIRE(record->size() == 4);
-  CHECK(record->at("a.py").sha256 == hash);
-  CHECK(record->at("b,\"c\".py").sha256 == hash);
-  CHECK(record->at("d.py").sha256.empty());
-  CHECK_FALSE(ParseRecord("\"a.py,sha256=,1", "x"));
-}
-
-TEST_CASE("RECORD is written as seen from where packages are") {
-  const std::string site = "usr/local/lib/python3.13/dist-packages";
-  const std::string hash = Sha256Of("content");
-  CHECK(RecordText({{site + "/a,b.py", hash, 7},
-                    {"usr/local/bin/x", hash, 7},
-                    {"usr/local/lib/python3.13/x", hash, 7},
-                    {site + "/x.dist-info/RECORD", "", 0}},
-                   site) ==
-        "\"a,b.py\",sha256=7XACtDnprIRfIjV9giusFERzD722AW0-yUMil7nsn3M,7\n"
-        "../../../bin/x,sha256=7XACtDnprIRfIjV9giusFERzD722AW0-yUMil7nsn3M,7\n"
-        "../x,sha256=7XACtDnprIRfIjV9giusFERzD722AW0-yUMil7nsn3M,7\n"
-        "x.dist-info/RECORD,,\n");
-}
 
 TEST_CASE("commands come from entry points") {
   const auto scripts = ParseEntryPoints(
@@ -63,13 +30,6 @@ TEST_CASE("scripts run the image's Python") {
   CHECK(WithInterpreter("#!python") == "#!/usr/bin/python3");
   CHECK(WithInterpreter("#!/bin/sh\nx") == "#!/bin/sh\nx");
   CHECK(WithInterpreter("") == "");
-}
-
-TEST_CASE("RECORD is the one at the top") {
-  CHECK(DistInfoOfRecord("x-1.dist-info/RECORD") == "x-1.dist-info");
-  CHECK(DistInfoOfRecord("a/x-1.dist-info/RECORD").empty());
-  CHECK(IsRecordItself("x-1.dist-info/RECORD.jws"));
-  CHECK_FALSE(IsRecordItself("x-1.dist-info/METADATA"));
 }
 
 TEST_CASE("a wheel that is left out says so") {

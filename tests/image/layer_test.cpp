@@ -70,11 +70,11 @@ TEST_CASE("a wheel's files lie where pip would put them") {
     if (entry.is_regular_file()) ++files;
   }
   CHECK(record->size() == files);
-  for (const auto& [path, listed] : *record) {
-    CAPTURE(path);
-    CHECK(fs::exists(site / path));
-    if (IsRecordItself(path)) continue;
-    CHECK(Sha256OfFile(site / path).value() == listed.sha256);
+  for (const RecordedFile& listed : *record) {
+    CAPTURE(listed.path);
+    CHECK(fs::exists(site / listed.path));
+    if (IsRecordItself(listed.path)) continue;
+    CHECK(Sha256OfFile(site / listed.path).value() == listed.sha256);
   }
   CHECK(text.find("../../../bin/run-tool,sha256=") != std::string::npos);
 }
@@ -214,9 +214,9 @@ TEST_CASE("a wheel that was made to do harm is found, and named") {
             liar);
   CHECK(said("none", {{"x.py", "x"}, {"deep/none-1.0.dist-info/RECORD.jws", ""}}) == "no error");
   CHECK(said("words", {{"x.py", "x"}, {"words-1.0.dist-info/RECORD", "x.py,sha256=AAA,1\n"}}) ==
-        "error: words-1.0-py3-none-any.whl: RECORD has no hash for x.py\n");
+        "error: words-1.0-py3-none-any.whl: RECORD has a hash of x.py that is none: sha256=AAA\n");
   CHECK(said("csv", {{"x.py", "x"}, {"csv-1.0.dist-info/RECORD", "x.py\n"}}) ==
-        "error: csv-1.0-py3-none-any.whl: RECORD is not what the wheel format asks for\n");
+        "error: csv-1.0-py3-none-any.whl: RECORD has the line \"x.py\"\n");
   CHECK(said("shell", {{"shell-1.0.dist-info/entry_points.txt",
                         "[console_scripts]\nx = os:system('id') or os.getpid\n"}}) ==
         "error: shell-1.0-py3-none-any.whl: the command \"x = os:system('id') or os.getpid\" in "

@@ -8,9 +8,10 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 
+#include "image/record.h"
 #include "image/sbom.h"
 #include "image/stored.h"
-#include "image/wheel_record.h"
+#include "image/wheel_papers.h"
 #include "image/world.h"
 
 namespace envkit {
@@ -367,18 +368,7 @@ TEST_CASE("lists of files survive the round trip, and damaged ones are refused")
   }
 }
 
-TEST_CASE("RECORD's CSV and hashes") {
-  const auto files = ParseRecord(
-      "a/b.py,sha256=47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU,0\r\n"
-      "\"c,\"\"d\",,\nold,md5=abc,3\n");
-  REQUIRE(files);
-  REQUIRE(files->size() == 3);
-  CHECK((*files)[0].sha256 == Sha256Of(""));
-  CHECK((*files)[1].path == "c,\"d");
-  CHECK((*files)[2].sha256.empty());
-  CHECK(TextOf(ParseRecord("a,b\n")) == "error: RECORD has the line \"a,b\"\n");
-  CHECK(TextOf(ParseRecord("a,sha256=!,1\n")) ==
-        "error: RECORD has a hash of a that is none: sha256=!\n");
+TEST_CASE("a licence counts only as an SPDX expression") {
   CHECK(LicenceOf("Name: x\nLicense-Expression: MIT\n\nLicense-Expression: no\n") == "MIT");
   CHECK(LicenceOf("Name: x\nLicense: free text\n").empty());
 }

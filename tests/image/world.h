@@ -16,9 +16,9 @@
 #include "base/files.h"
 #include "base/scratch.h"
 #include "image/build.h"
-#include "image/installed_wheel.h"
 #include "image/layer.h"
 #include "image/plan.h"
+#include "image/record.h"
 
 namespace envkit {
 
@@ -119,7 +119,7 @@ struct World {
   LockedWheel AddWheel(const std::string& name, std::uint64_t size, std::vector<ZipFile> files,
                        const std::vector<std::string>& roots = {}) {
     LockedWheel wheel = {name, "1.0", name + "-1.0-py3-none-any.whl", "", size, "", roots};
-    std::vector<InstalledFile> recorded;
+    std::vector<RecordedFile> recorded;
     bool record = false;
     for (const ZipFile& file : files) {
       record = record || IsRecordItself(file.name);

@@ -19,6 +19,7 @@ launch = [os.environ["ENVKIT"], "launch"]
 if not os.path.exists(launch[0]):  # a tree with sanitizers, of which only the launcher was built
     launch = [str(pathlib.Path(os.environ["ENVKIT_BUILD_DIR"]) / "bin/envkit-launch")]
 rank_program = str(pathlib.Path(os.environ["ENVKIT_BUILD_DIR"]) / "bin" / "rank_program")
+SKEWED_CLOCK = str(pathlib.Path(os.environ["ENVKIT_BUILD_DIR"]) / "bin/skewed_clock.so")
 tag = f"ek{os.getpid() % 100000}"
 NODES = 4
 work = pathlib.Path(tempfile.mkdtemp(prefix="envkit-nodes-"))
@@ -74,11 +75,12 @@ case = 0
 
 
 class Job:
-    def __init__(self, nodes, flags=(), steps=(), each=None, environment=None):
+    def __init__(self, nodes, flags=(), steps=(), each=None, environment=None, skewed=None):
         global case
         case += 1
         self.directory = work / str(case)
         self.directory.mkdir()
+        self.skewed = skewed or {}
         self.nodes = [self.start(node, nodes, flags, steps, each or {}, environment) for node in range(nodes)]
 
     def start(self, node, nodes, flags, steps, each, environment):
@@ -89,9 +91,10 @@ class Job:
         if environment:
             command = ["ip", "netns", "exec", name(node), "env", *environment(node), *launch, "--log-dir",
                        str(self.directory / "log"), "--processes", "2", *flags, "--", rank_program, *steps]
+        clock = {"LD_PRELOAD": SKEWED_CLOCK, "SKEWED_CLOCK": str(self.skewed[node])} if node in self.skewed else {}
         with open(self.directory / f"err{node}", "wb") as err:
             return subprocess.Popen(command, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                    stderr=err, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+                                    stderr=err, env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **clock})
 
     def wait(self, limit=60):
         codes = []
@@ -145,6 +148,31 @@ def test_c10d_gives_ranks_out():
     codes = job.wait()
     check(codes == [0, 0, 0], f"exit codes {codes}", job)
     assert all((job.directory / f"log/attempt_0/{r}/stdout.log").exists() for r in range(6))
+
+
+def test_four_nodes():
+    job = Job(4, steps=["env"])
+    codes = job.wait()
+    check(codes == [0, 0, 0, 0], f"exit codes {codes}", job)
+    for rank in range(8):
+        env = json.loads((job.directory / f"log/attempt_0/{rank}/stdout.log").read_text())
+        assert env["WORLD_SIZE"] == "8" and env["GROUP_RANK"] == str(rank // 2), env
+
+
+def test_clocks_that_differ():
+    """The first of two failures is told apart though its node's clock is an hour ahead and its news come later."""
+    job = Job(4, skewed={2: 3600}, flags=["--grace", "60"],
+              steps=["print=up", "5:sleep=1", "5:exit=9", "2:sleep=1.5", "2:exit=4", "sleep=1000"])
+    job.ready(8)
+    ip("-n", f"{tag}sw", "link", "set", "p2", "down")
+    time.sleep(2)
+    ip("-n", f"{tag}sw", "link", "set", "p2", "up")
+    codes = job.wait()
+    check(codes == [9, 9, 9, 9], f"exit codes {codes}", job)
+    for node in range(4):
+        check("rank 5 on " in job.err(node), f"node {node}", job)
+    check("warning: the clock of node 2 (" in job.err(0) and "3600 s ahead of node 0's: the times of its logs" in
+          job.err(0), "node 0", job)
 
 
 def test_slurm_says_it_all():

@@ -34,6 +34,13 @@ with support.dockerd() as env:
                    "'import getpass, pathlib, torch; pathlib.Path.home().joinpath(\"x\").touch();"
                    " print(getpass.getuser(), torch.compile(lambda x: x * 2 + 1)(torch.ones(3)))'")
     support.check("envkit tensor([3., 3., 3.])" in words, words)
+    # The dev image, as anybody.
+    support.envkit("run", "--engine", "docker", "--profile", "dev", "--variant", "cpu", "--", "true", project=project,
+                   env=env)
+    words = docker("docker run --rm --user 12345:12345 digits:dev-cpu sh -ec 'id -u; pip check; "
+                   "python -c \"import torch, torchvision, accelerate, bitsandbytes; print(torch.__version__)\"; "
+                   "jupyter lab --version; tensorboard --version'")
+    support.check("No broken requirements found" in words and words.startswith("12345"), words)
     # And by envkit.
     support.envkit("run", "train", "--engine", "docker", "--variant", "cpu", project=project, env=env)
     record = support.summary(project)

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <fstream>
 
 #include "base/scratch.h"
 
@@ -420,6 +421,12 @@ TEST_CASE("where the logs go") {
 
   fs::create_directories(first);
   CHECK(Plan(options).value().new_run_directory == first.string() + "-2");
+
+  // Nobody can make a directory there, as where `.envkit` belongs to another user.
+  fs::remove_all(here / ".envkit");
+  std::ofstream(here / ".envkit") << "a file";
+  CHECK(Plan(options).value().new_run_directory ==
+        fs::temp_directory_path() / ("envkit-" + std::to_string(getuid())) / first.filename());
 }
 
 TEST_CASE("how long ranks have to stop") {

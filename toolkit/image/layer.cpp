@@ -22,6 +22,7 @@
 #include "image/installed_wheel.h"
 #include "image/manifest.h"
 #include "image/plan.h"
+#include "image/record.h"
 
 namespace envkit {
 namespace fs = std::filesystem;
@@ -105,7 +106,7 @@ void Install(const std::string& site, std::size_t wheel, const std::string& dist
   }
   const std::string directory = site + "/" + dist_info;
   files.push_back(Made(directory + "/INSTALLER", wheel, "envkit\n", 0644));
-  std::vector<InstalledFile> recorded;
+  std::vector<RecordedFile> recorded;
   recorded.reserve(files.size() + 1);
   for (const auto& file : files) recorded.push_back({file.path, file.sha256, file.entry.size});
   std::sort(recorded.begin(), recorded.end(),
@@ -137,7 +138,7 @@ Result<void> AddWheel(const LayerPlan& plan, std::size_t index, const ZipReader&
   const LockedWheel& wheel = plan.wheels[index];
   const std::vector<std::string>& patterns = plan.members[index];
   std::string dist_info;
-  Record record;
+  std::map<std::string, std::string> hashes;  // by member, as RECORD has them
   for (const ZipReader::Entry& entry : zip.entries()) {
     std::string directory = DistInfoOfRecord(entry.name);
     if (directory.empty()) continue;
@@ -146,7 +147,8 @@ Result<void> AddWheel(const LayerPlan& plan, std::size_t index, const ZipReader&
     }
     dist_info = std::move(directory);
     ENVKIT_TRY(const std::string text, zip.ReadAll(entry));
-    ENVKIT_TRY(record, ParseRecord(text, wheel.file));
+    ENVKIT_TRY(const auto record, ParseRecord(text, wheel.file));
+    for (const RecordedFile& file : record) hashes[file.path] = file.sha256;
   }
   if (dist_info.empty()) return LyingRecord(wheel, "it has no RECORD");
 
@@ -166,12 +168,12 @@ Result<void> AddWheel(const LayerPlan& plan, std::size_t index, const ZipReader&
     if (MatchesAny(except, entry.name)) continue;
     if (entry.name == dist_info + "/RECORD") installed = true;
     if (IsRecordItself(entry.name) || entry.name == dist_info + "/INSTALLER") continue;
-    const auto listed = record.find(entry.name);
-    if (listed == record.end()) {
+    const auto listed = hashes.find(entry.name);
+    if (listed == hashes.end()) {
       return LyingRecord(wheel, fmt::format("its RECORD does not list {}", entry.name));
     }
     ENVKIT_TRY(std::string path, PlaceInImage(plan.site, wheel, entry.name));
-    WheelContent::File file{std::move(path), index, entry, listed->second.sha256, std::nullopt};
+    WheelContent::File file{std::move(path), index, entry, listed->second, std::nullopt};
     if (file.path.starts_with("usr/local/bin/")) {
       file.entry.mode = 0755;
       if (entry.size <= kLargestScript) {

@@ -8,6 +8,7 @@
 #include "image/layer.h"
 #include "image/parts.h"
 #include "image/plan.h"
+#include "image/record.h"
 
 namespace envkit {
 namespace fs = std::filesystem;
@@ -19,7 +20,7 @@ Result<void> WriteMetadata(const LockedWheel& wheel, const std::string& site,
   const std::size_t version_end = wheel.file.find('-', wheel.file.find('-') + 1);
   const std::string directory =
       fmt::format("{}/{}.dist-info", site, wheel.file.substr(0, version_end));
-  std::vector<InstalledFile> recorded;
+  std::vector<RecordedFile> recorded;
   for (const auto& [name, text] : {std::pair<std::string, std::string>{"INSTALLER", "envkit\n"},
                                    std::pair<std::string, std::string>{
                                        "METADATA", LeftOutMetadata(wheel.name, wheel.version)}}) {

@@ -18,7 +18,7 @@
 #include "image/base_image.h"
 #include "image/layer.h"
 #include "image/system_tree.h"
-#include "image/wheel_record.h"
+#include "image/wheel_papers.h"
 
 namespace envkit {
 namespace fs = std::filesystem;

@@ -12,7 +12,7 @@
 #include <tuple>
 
 #include "base/digest.h"
-#include "image/wheel_record.h"
+#include "image/wheel_papers.h"
 
 namespace envkit {
 namespace {

@@ -11,7 +11,7 @@
 #include "base/process.h"
 #include "image/system_tree.h"
 #include "image/verify_image.h"
-#include "image/wheel_record.h"
+#include "image/wheel_papers.h"
 
 namespace envkit {
 namespace fs = std::filesystem;

@@ -13,7 +13,8 @@
 #include "host/facts.h"
 #include "image/layer.h"
 #include "image/plan.h"
-#include "image/wheel_record.h"
+#include "image/record.h"
+#include "image/wheel_papers.h"
 
 namespace envkit {
 namespace fs = std::filesystem;
@@ -132,9 +133,9 @@ void CheckWheel(const LayerPlan& plan, const LockedWheel& wheel, const Layer& la
     (papers.error().code == ExitCode::kMissing ? unknown : wrong).push_back(papers.error().what);
     return;
   }
-  const auto record = ParseRecord(papers->record);
+  const auto record = ParseRecord(papers->record, wheel.file);
   if (!record) {
-    wrong.push_back(fmt::format("{}: {}", wheel.file, record.error().what));
+    wrong.push_back(record.error().what);
     return;
   }
   std::map<std::string, const RecordedFile*> recorded;

@@ -172,6 +172,15 @@ Result<void> PlanProgram(const LaunchOptions& options, const Settings& settings,
   return {};
 }
 
+// Whether DIRECTORY is there and may be written to, or could be made. Root's `.envkit` in the
+// project of someone else, say of a container that ran without --user, may not.
+bool MayBeMade(const fs::path& directory) {
+  std::error_code error;
+  fs::path there = directory;
+  while (!fs::exists(there, error) && there.has_relative_path()) there = there.parent_path();
+  return access(there.c_str(), W_OK | X_OK) == 0;
+}
+
 // A directory of our own where none was given, so that the logs of a failure are never missing.
 fs::path DefaultRunDirectory(std::chrono::system_clock::time_point now) {
   const std::time_t seconds = std::chrono::system_clock::to_time_t(now);
@@ -180,10 +189,10 @@ fs::path DefaultRunDirectory(std::chrono::system_clock::time_point now) {
   char stamp[32];
   std::strftime(stamp, sizeof stamp, "%Y%m%dT%H%M%SZ", &utc);
   std::error_code error;
-  const fs::path here = fs::current_path(error);
-  const fs::path base = error || access(here.c_str(), W_OK) != 0
-                            ? fs::temp_directory_path(error) / fmt::format("envkit-{}", getuid())
-                            : here / ".envkit/runs";
+  fs::path base = fs::current_path(error) / ".envkit/runs";
+  if (error || !MayBeMade(base)) {
+    base = fs::temp_directory_path(error) / fmt::format("envkit-{}", getuid());
+  }
   fs::path directory = base / fmt::format("{}-launch", stamp);
   for (int k = 2; fs::exists(directory, error); ++k) {
     directory = base / fmt::format("{}-launch-{}", stamp, k);

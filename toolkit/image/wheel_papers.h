@@ -17,14 +17,6 @@
 
 namespace envkit {
 
-struct RecordedFile {
-  std::string path;    // the member's name in the wheel
-  std::string sha256;  // hex; empty where RECORD has none (for itself)
-  std::uint64_t size = 0;
-};
-// Other hashes than sha256 count as none.
-Result<std::vector<RecordedFile>> ParseRecord(std::string_view text);
-
 // The licence as an SPDX expression (License-Expression), else empty: free text proves nothing.
 std::string LicenceOf(std::string_view metadata);
 // The first value of a field of METADATA or of a Debian control paragraph; empty where it has none.

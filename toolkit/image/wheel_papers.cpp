@@ -1,4 +1,4 @@
-#include "image/wheel_record.h"
+#include "image/wheel_papers.h"
 
 #include <fmt/format.h>
 
@@ -17,47 +17,6 @@ namespace {
 constexpr std::string_view kRecord = "RECORD";
 constexpr std::string_view kMetadata = "METADATA";
 
-// One line of CSV: RECORD quotes paths with commas or quotes in them.
-std::vector<std::string> Fields(std::string_view line) {
-  std::vector<std::string> fields(1);
-  bool quoted = false;
-  for (std::size_t at = 0; at < line.size(); ++at) {
-    const char byte = line[at];
-    if (byte == '"') {
-      if (quoted && at + 1 < line.size() && line[at + 1] == '"') {
-        fields.back() += '"';
-        ++at;
-      } else {
-        quoted = !quoted;
-      }
-    } else if (byte == ',' && !quoted) {
-      fields.emplace_back();
-    } else {
-      fields.back() += byte;
-    }
-  }
-  return fields;
-}
-
-// Base64 with the alphabet of URLs and without padding, as RECORD has it.
-std::optional<std::string> HexOfBase64(std::string_view text) {
-  std::string hex;
-  unsigned bits = 0;
-  unsigned value = 0;
-  for (const char byte : text) {
-    constexpr std::string_view kAlphabet =
-        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    const std::size_t digit = kAlphabet.find(byte);
-    if (digit == std::string_view::npos) return std::nullopt;
-    value = (value << 6 | static_cast<unsigned>(digit)) & 0xffff;
-    bits += 6;
-    if (bits < 8) continue;
-    bits -= 8;
-    hex += fmt::format("{:02x}", value >> bits & 0xff);
-  }
-  return hex;
-}
-
 // "NAME-VERSION.dist-info/RECORD" → "RECORD"; empty for all other members.
 std::string_view PaperName(std::string_view member) {
   const std::size_t slash = member.find('/');
@@ -69,32 +28,6 @@ std::string_view PaperName(std::string_view member) {
 }
 
 }  // namespace
-
-Result<std::vector<RecordedFile>> ParseRecord(std::string_view text) {
-  std::vector<RecordedFile> files;
-  for (std::size_t at = 0; at < text.size();) {
-    const std::size_t end = std::min(text.find('\n', at), text.size());
-    std::string_view line = text.substr(at, end - at);
-    at = end + 1;
-    if (line.ends_with('\r')) line.remove_suffix(1);
-    if (line.empty()) continue;
-    const std::vector<std::string> fields = Fields(line);
-    if (fields.size() != 3) return Fail(fmt::format("RECORD has the line \"{}\"", line));
-    RecordedFile file;
-    file.path = fields[0];
-    constexpr std::string_view kPrefix = "sha256=";
-    if (fields[1].starts_with(kPrefix)) {
-      const auto hex = HexOfBase64(std::string_view(fields[1]).substr(kPrefix.size()));
-      if (!hex || !IsSha256(*hex)) {
-        return Fail(fmt::format("RECORD has a hash of {} that is none: {}", file.path, fields[1]));
-      }
-      file.sha256 = *hex;
-      std::from_chars(fields[2].data(), fields[2].data() + fields[2].size(), file.size);
-    }
-    files.push_back(std::move(file));
-  }
-  return files;
-}
 
 std::string FieldOf(std::string_view text, std::string_view field) {
   for (std::size_t at = 0; at < text.size();) {
