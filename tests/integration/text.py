@@ -1,5 +1,5 @@
 """examples/gpt-text: a small GPT over the bytes of Python's standard library comes below a validation loss of LIMIT
-nats a byte in 1500 steps (5.55 is what knows nothing; measured figure: docs/performance.md)."""
+nats a byte in 1500 steps (5.55 is what knows nothing)."""
 
 import shutil
 import subprocess
