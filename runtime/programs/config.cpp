@@ -57,12 +57,14 @@ void Apply(TomlDocument& document, TrainConfig* config) {
   Take(distributed.Bool("cpu_offload"), &config->distributed.cpu_offload);
   distributed.RejectUnknownKeys();
   TomlTable data = root.Table("data");
-  Take(data.Choice("kind", {"mnist", "cifar10", "tokens", "npy"}), &config->data.kind);
+  Take(data.Choice("kind", {"mnist", "cifar10", "images", "tokens", "npy"}), &config->data.kind);
   Take(data.String("dir"), &config->data.directory);
   Take(data.Number("max_shift", 0, 100), &config->data.max_shift);
   Take(data.Number("max_rotation", 0, 180), &config->data.max_rotation);
   Take(data.Number("max_scaling", 0, 0.9), &config->data.max_scaling);
   Take(data.Bool("augment"), &config->data.augment);
+  Take(data.Integer("size", 8, 4096), &config->data.size);
+  Take(data.Integer("threads", 0, 1024), &config->data.threads);
   Take(data.Integer("evaluation_samples", 0, kMost), &config->data.evaluation_samples);
   data.RejectUnknownKeys();
   TomlTable model = root.Table("model");
@@ -203,6 +205,8 @@ max_shift = {}
 max_rotation = {}
 max_scaling = {}
 augment = {}
+size = {}
+threads = {}
 evaluation_samples = {}
 
 [model]
@@ -225,8 +229,9 @@ dropout = {}
       config.distributed.zero_stage, config.distributed.comm_hook,
       config.distributed.activation_checkpointing, config.distributed.cpu_offload, config.data.kind,
       Quoted(config.data.directory), config.data.max_shift, config.data.max_rotation,
-      config.data.max_scaling, config.data.augment, config.data.evaluation_samples,
-      config.model.kind, Quoted(config.model.weights), config.model.hidden,
+      config.data.max_scaling, config.data.augment, config.data.size, config.data.threads,
+      config.data.evaluation_samples, config.model.kind, Quoted(config.model.weights),
+      config.model.hidden,
       config.model.size.empty() ? "" : "size = \"" + config.model.size + "\"\n",
       config.model.vocabulary, config.model.context, config.model.layers, config.model.heads,
       config.model.width, config.model.dropout);

@@ -45,7 +45,9 @@ struct TrainConfig {
   struct {
     std::string kind = "mnist", directory = "/data/mnist";
     double max_shift = 0, max_rotation = 0, max_scaling = 0;  // pixels, degrees, a fraction
-    bool augment = false;                                     // CIFAR-10
+    bool augment = false;                                     // CIFAR-10, images
+    std::int64_t size = 224;                                  // images: pixels a side
+    std::int64_t threads = 0;                                 // 0: by the kind of data
     std::int64_t evaluation_samples = 0;                      // 0: all
   } data;
   struct {

@@ -4,12 +4,14 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 
 #include "envkit/checkpoint.h"
 #include "envkit/failure.h"
+#include "memory.h"
 #include "report.h"
 #include "trainer.h"
 
@@ -27,9 +29,9 @@ std::string Environment(const char* name, const char* otherwise) {
   return value != nullptr && *value != '\0' ? value : otherwise;
 }
 
-// What CALL returns, or the exit code of what it throws, which is printed.
+// What CALL returns, or the exit code of what it throws, which is printed. CONFIG is what it runs.
 template <class Call>
-int Guarded(const Call& call) {
+int Guarded(const envkit::TrainConfig& config, const Call& call) {
   try {
     return call();
   } catch (const envkit::Failure& failure) {
@@ -39,18 +41,11 @@ int Guarded(const Call& call) {
                    {},
                    false});
   } catch (const std::exception& error) {  // c10::Error: a bug, or LibTorch out of memory
-    const std::string text = error.what();
-    const bool memory = text.find("out of memory") != std::string::npos ||
-                        text.find("not enough memory") != std::string::npos;
-    return Report(
-        {envkit::ExitCode::kFailed,
-         memory ? text.substr(0, text.find('\n')) : text,
-         memory ? "the same global batch in more micro-steps needs less: raise accumulation; "
-                  "or share state among ranks: distributed.zero_stage, "
-                  "activation_checkpointing, cpu_offload"
-                : "",
-         {},
-         false});
+    if (envkit::IsOutOfMemory(error)) {
+      const std::string ranks = Environment("WORLD_SIZE", "1");
+      return Report(envkit::OutOfMemory(error, config, std::max(1, std::atoi(ranks.c_str()))));
+    }
+    return Report({envkit::ExitCode::kFailed, error.what(), "", {}, false});
   }
 }
 
@@ -124,8 +119,8 @@ int Main(int argc, char** argv) {
     return Report({envkit::ExitCode::kUsage, error.what(), "see envkit-train --help", {}, false});
   }
 
-  if (*exporting) return Guarded([&] { return Export(checkpoint, out); });
-  if (*reporting) return Guarded([&] { return Report(run, out); });
+  if (*exporting) return Guarded({}, [&] { return Export(checkpoint, out); });
+  if (*reporting) return Guarded({}, [&] { return Report(run, out); });
   envkit::TrainJob job;
   auto loaded = envkit::LoadConfig(config, settings);
   if (!loaded) return Report(loaded.error());
@@ -140,7 +135,7 @@ int Main(int argc, char** argv) {
   sigaction(SIGTERM, &stop, nullptr);
   sigaction(SIGUSR1, &stop, nullptr);
   signal(SIGPIPE, SIG_IGN);
-  return Guarded([&] { return envkit::Train(job); });
+  return Guarded(job.config, [&] { return envkit::Train(job); });
 }
 
 }  // namespace

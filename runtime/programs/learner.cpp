@@ -95,6 +95,16 @@ TrainingData OpenData(const TrainConfig& config) {
     data.rows = data.columns = 32;
     data.train = std::make_shared<CifarDataset>(folder, true, config.data.augment, seed);
     data.test = std::make_shared<CifarDataset>(folder, false, false, seed);
+  } else if (config.data.kind == "images") {
+    ImageFolderDataset::Options options{config.data.size, config.data.augment, seed, {}};
+    const auto train = std::make_shared<ImageFolderDataset>(folder / "train", options);
+    options.augment = false;
+    options.classes = train->classes();
+    data.train = train;
+    data.test = std::make_shared<ImageFolderDataset>(folder / "val", options);
+    data.channels = 3;
+    data.rows = data.columns = config.data.size;
+    data.classes = static_cast<std::int64_t>(options.classes.size());
   } else if (config.data.kind == "npy") {
     const auto train = Npy(folder, "train");
     data.train = train;

@@ -20,6 +20,7 @@
 #include "envkit/accelerator.h"
 #include "envkit/checkpoint.h"
 #include "envkit/failure.h"
+#include "envkit/seed.h"
 #include "envkit/sharding.h"
 #include "envkit/tracking.h"
 #include "learner.h"
@@ -40,13 +41,16 @@ double UnixTime() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
+// This rank's share of the cores that this process may use.
+int CoresOf(const RankInfo& ranks) {
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return 1;
+  return std::max(1, CPU_COUNT(&allowed) / ranks.local_world_size);
+}
+
 // Every rank its share of the cores, unless the launcher said otherwise.
 void ShareCores(const RankInfo& ranks) {
-  cpu_set_t allowed;
-  if (std::getenv("OMP_NUM_THREADS") != nullptr ||
-      sched_getaffinity(0, sizeof allowed, &allowed) != 0)
-    return;
-  at::set_num_threads(std::max(1, CPU_COUNT(&allowed) / ranks.local_world_size));
+  if (std::getenv("OMP_NUM_THREADS") == nullptr) at::set_num_threads(CoresOf(ranks));
 }
 
 fs::path NewRun(const std::string& job) {
@@ -160,10 +164,16 @@ DataLoaderOptions LoaderOptions(const TrainConfig& config, std::int64_t samples,
                     below > 0 ? fmt::format("{} or ", below) : "", below + parts),
         2);
   }
+  auto threads = static_cast<int>(config.data.threads);
+  // Decoding takes as long as a step of a small model; the other kinds only copy.
+  if (threads == 0)
+    threads = config.data.kind == "images" ? std::clamp(CoresOf(ranks) / 2, 1, 16) : 1;
   return {.batch_size = batch / parts,
           .shuffle = true,
           .seed = static_cast<std::uint64_t>(config.seed),
-          .drop_last = true};
+          .drop_last = true,
+          .read_ahead = std::max(2, threads),
+          .threads = threads};
 }
 
 std::unique_ptr<Optimizer> MakeOptimizer(const TrainConfig& config,
@@ -204,9 +214,7 @@ Trainer::Trainer(const TrainJob& job)
   std::tie(model_, stepper_) = accelerator_->prepare(learner_, *optimizer_);
   loader_.Shard(ranks_.rank, ranks_.world_size, device_);
   // Dropout differs between ranks, and is the same again when a run is repeated.
-  at::Generator(at::detail::getDefaultCPUGenerator())
-      .set_current_seed(static_cast<std::uint64_t>(config_.seed) +
-                        static_cast<std::uint64_t>(ranks_.rank) * 0x9e3779b97f4a7c15);
+  set_seed(static_cast<std::uint64_t>(config_.seed), ranks_.rank);
   if (!communicator_->is_main()) return;
   run_ = job_.run.empty() ? NewRun(job_.name) : job_.run;
   checkpoints_.emplace(run_ / "checkpoints");
@@ -387,8 +395,10 @@ double Trainer::Step() {
 Trainer::Evaluation Trainer::Evaluate() {
   const c10::AutoGradMode no_grad(false);
   learner_->Train(false);
-  constexpr std::int64_t kBatch = 250, kSequences = 8;
-  const std::int64_t each = config_.model.kind == "gpt" ? kSequences : kBatch;
+  constexpr std::int64_t kBatch = 250, kSequences = 8, kLargeImages = 32;
+  const std::int64_t each = config_.model.kind == "gpt"     ? kSequences
+                            : config_.data.kind == "images" ? kLargeImages
+                                                            : kBatch;
   std::int64_t count = data_.test->size();
   if (config_.data.evaluation_samples > 0) count = std::min(count, config_.data.evaluation_samples);
   const std::int64_t begin = count * ranks_.rank / ranks_.world_size;
@@ -513,17 +523,24 @@ void Trainer::NameStraggler(const std::vector<double>& busy) {
 void Trainer::Log(double loss) {
   const Times& now = times_;
   const Times& then = logged_times_;
-  std::vector<double> busy(static_cast<std::size_t>(ranks_.world_size));
-  busy[static_cast<std::size_t>(ranks_.rank)] =
-      now.data - then.data + now.forward - then.forward + now.backward - then.backward;
-  communicator_->AllReduceSum(busy);
+  // Two rows: each rank's own work, and its waiting for data.
+  const auto ranks = static_cast<std::size_t>(ranks_.world_size),
+             rank = static_cast<std::size_t>(ranks_.rank);
+  std::vector<double> both(2 * ranks);
+  const double starved = now.data - then.data;
+  both[rank] = starved + now.forward - then.forward + now.backward - then.backward;
+  both[ranks + rank] = starved;
+  communicator_->AllReduceSum(both);
+  const auto middle = both.begin() + static_cast<std::ptrdiff_t>(ranks);
   const double all = stepping_ - logged_stepping_;
-  NameStraggler(busy);
+  NameStraggler({both.begin(), middle});
   constexpr double kBound = 0.3, kNotice = 0.5;
-  if (now.data - then.data > kBound * all && now.data - then.data > kNotice)
+  const auto most = std::max_element(middle, both.end());
+  if (*most > kBound * all && *most > kNotice)
     console_.Line(
-        fmt::format("data-bound: {:.0f} % of the last {} steps' time went into waiting for data",
-                    100 * (now.data - then.data) / all, step_ - logged_step_));
+        fmt::format("data-bound: {}{:.0f} % of the last {} steps' time went into waiting for data",
+                    ranks > 1 ? fmt::format("on rank {} ", most - middle) : "", 100 * *most / all,
+                    step_ - logged_step_));
   Scalars scalars = {{"train/loss", loss},
                      {"train/lr", schedule_.LearningRate(step_)},
                      {"train/samples_per_second", Speed()}};

@@ -1,4 +1,4 @@
-"""`envkit run train`: two DDP ranks in the oci engine reach 98.5 % on MNIST's real test images."""
+"""`envkit run train`: two DDP ranks in the oci engine reach 99.2 % on MNIST's real test images."""
 
 import os
 import support
@@ -10,7 +10,7 @@ record = support.summary(project)
 
 support.check(record["exit_code"] == 0, f"summary says {record['exit_code']}")
 support.check(record["world_size"] == 2, f"{record['world_size']} ranks")
-support.check(record["metrics"]["test_accuracy"] >= 0.985, f"accuracy {record['metrics']}")
+support.check(record["metrics"]["test_accuracy"] >= 0.992, f"accuracy {record['metrics']}")
 support.check(record["engine"] == "oci", record["engine"])
 support.check(set(record["wall_s"]) == {"prepare", "start", "job"}, record["wall_s"])
 for path in ("checkpoints/final/model.safetensors", "metrics.jsonl", "log/attempt_0/0/stdout.log",

@@ -297,6 +297,9 @@ TEST_CASE("checkpoints: any damage is found, and an older whole one used") {
   }
   WriteFile(manifest, "{}");
   CHECK(reports() == std::vector<std::string>{manifest.string() + ": of an unknown kind"});
+  WriteFile(manifest, R"({"schema":1,"files":{"../x":{"bytes":1,"crc32c":"0"}}})");
+  CHECK(reports() == std::vector<std::string>{manifest.string() +
+                                              ": \"../x\" wants a file's name, bytes and crc32c"});
   WriteFile(manifest, R"({"schema":1,"files":{}})");
   CHECK(reports() == std::vector<std::string>{manifest.string() + ": lacks model.safetensors"});
   WriteFile(manifest, "");

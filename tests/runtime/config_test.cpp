@@ -1,5 +1,6 @@
 // train.toml: what is read, and what is said about what cannot be.
 #include "config.h"
+#include "memory.h"
 
 #include "helpers.h"
 
@@ -61,6 +62,8 @@ max_shift = 1.5
 max_rotation = 2.5
 max_scaling = 0.5
 augment = true
+size = 96
+threads = 3
 evaluation_samples = 13
 [model]
 kind = "mlp"
@@ -104,6 +107,8 @@ dropout = 0.5
   CHECK(config->distributed.zero_stage == 2);
   CHECK(config->distributed.cpu_offload);
   CHECK(config->data.augment);
+  CHECK(config->data.size == 96);
+  CHECK(config->data.threads == 3);
   CHECK(config->data.evaluation_samples == 13);
   CHECK(config->model.kind == "mlp");
   CHECK(config->model.weights == "some.safetensors");
@@ -251,6 +256,45 @@ TEST_CASE("config: files that are not there, or are none") {
   CHECK(text(scratch.path()) == "error: open " + scratch.path().string() +
                                     ": Is a directory\n"
                                     "  name the trainer's configuration with --config FILE\n");
+}
+
+TEST_CASE("out of memory: what LibTorch says, and what needs less") {
+  // As c10's CPU allocator and CUDA's caching allocator say it.
+  const std::runtime_error host(
+      "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: "
+      "you tried to "
+      "allocate 4398046511104 bytes. Error code 12 (Cannot allocate memory)");
+  const std::runtime_error gpu(
+      "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.6 "
+      "GiB.\nException raised "
+      "from malloc");
+  CHECK(IsOutOfMemory(host));
+  CHECK(IsOutOfMemory(gpu));
+  CHECK(IsOutOfMemory(std::bad_alloc()));
+  CHECK(!IsOutOfMemory(std::runtime_error("the shapes differ")));
+  TrainConfig config;
+  config.global_batch = 96;
+  config.accumulation = 2;
+  CHECK(OutOfMemory(std::bad_alloc(), config, 2).Text() ==
+        R"(error: the host has no more memory for this rank
+  any of these needs less:
+    --set accumulation=4                           12 samples of a rank at a time instead of 24; the same global batch of 96
+    --set distributed.zero_stage=1                 each rank keeps one of 2 shards: optimizer state
+)");
+  config.model.kind = "gpt";
+  config.global_batch = 6;
+  config.distributed.zero_stage = 2;
+  CHECK(
+      OutOfMemory(gpu, config, 1).Text() ==
+      R"(error: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.6 GiB.
+  any of these needs less:
+    --set accumulation=6                           1 samples of a rank at a time instead of 3; the same global batch of 6
+    --set distributed.activation_checkpointing=true layers are computed again in backward
+    --set distributed.cpu_offload=true             optimizer state in the host's memory
+)");
+  config.model.kind = "mlp";
+  config.accumulation = 6;
+  CHECK(OutOfMemory(host, config, 1).next == "use more ranks, or a smaller model");
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "envkit/named_tensor.h"
+#include "envkit/training_state.h"
 
 namespace envkit {
 
@@ -58,17 +59,6 @@ void CommitFolder(const std::filesystem::path& hidden, const std::filesystem::pa
 void CheckFolder(const std::filesystem::path& folder);
 void WriteText(const std::filesystem::path& file, const std::string& text);  // and fsync
 std::string ReadTextFile(const std::filesystem::path& file);                 // at most 64 MB
-
-// Where training stands; independent of the number of ranks.
-struct TrainingState {
-  std::string job;
-  std::int64_t step = 0;                      // optimizer steps done
-  std::int64_t epoch = 0, sample_offset = 0;  // ShardedSampler::Position
-  std::uint64_t seed = 0;
-  std::int64_t global_batch = 0, dataset_samples = 0;
-  std::string model;   // its kind
-  int world_size = 1;  // for information
-};
 
 struct Checkpoint {
   std::filesystem::path directory;

@@ -15,8 +15,8 @@ namespace envkit {
 
 using Batch = std::vector<at::Tensor>;
 
-// What there is to learn from. Get is called from a thread of the loader: it must not change
-// anything, and must throw nothing but Failure.
+// What there is to learn from. Get is called from the loader's threads, from several at once
+// where it has several: it must not change anything, and must throw nothing but Failure.
 class Dataset {
  public:
   virtual ~Dataset() = default;
@@ -42,7 +42,8 @@ struct DataLoaderOptions {
   bool shuffle = false;         // by SEED and epoch alone, whatever the number of ranks
   std::uint64_t seed = 0;
   bool drop_last = false;  // else a last, short batch is filled up from the epoch's start
-  int read_ahead = 2;      // batches that a thread prepares; 0: none, and no thread
+  int read_ahead = 2;      // batches that are prepared in advance; 0: none, and no thread
+  int threads = 1;         // that prepare them, each a batch at a time; at most read_ahead work
 };
 
 // Deals the global batch, batch_size * world_size samples, in contiguous shares by rank. Not

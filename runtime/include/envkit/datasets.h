@@ -51,6 +51,34 @@ class CifarDataset : public Dataset {
   std::uint64_t seed_;
 };
 
+// Images of any size in folders: FOLDER/CLASS/…/NAME.jpg, .jpeg or .png (any case; hidden files are
+// left out). Classes are numbered by name, in the order of bytes. Batches: images float [n, 3,
+// size, size] of zero mean and unit variance by channel (ImageNet's), labels int64 [n]. An image's
+// middle square of 7/8 of its shorter side becomes size x size; with AUGMENT a random part of it
+// does (8 to 100 % of its area, 3:4 to 4:3), and half of them are mirrored. Images are decoded in
+// Get, by the loader's threads.
+class ImageFolderDataset : public Dataset {
+ public:
+  struct Options {
+    std::int64_t size = 224;
+    bool augment = false;
+    std::uint64_t seed = 0;
+    // What the classes must be, where another data set has said it; empty: FOLDER's own.
+    std::vector<std::string> classes;
+  };
+  // Throws Failure when there is no image, or a class that is none of options.classes.
+  ImageFolderDataset(const std::filesystem::path& folder, const Options& options);
+  std::int64_t size() const override { return static_cast<std::int64_t>(files_.size()); }
+  // Throws Failure that names the file which is no image.
+  Batch Get(std::span<const std::int64_t> indices, std::int64_t epoch) const override;
+  const std::vector<std::string>& classes() const { return classes_; }
+
+ private:
+  Options options_;
+  std::vector<std::string> classes_;
+  std::vector<std::pair<std::filesystem::path, std::int64_t>> files_;  // with their class
+};
+
 // A row of tokens that were written one after the other: uint16, without a header (nanoGPT) or with
 // llm.c's of 256 int32 (magic 20240520, version 1, count). Sample i is the tokens from i * context
 // on. Batches: inputs and targets, the next tokens, int64 [n, context].

@@ -9,6 +9,7 @@
 
 #include "envkit/failure.h"
 #include "files.h"
+#include "headers.h"
 
 namespace envkit {
 namespace {
@@ -42,12 +43,6 @@ std::string StepName(std::int64_t step) {
   return name;
 }
 
-Json ReadJson(const fs::path& file) {
-  Json json = Json::parse(ReadTextFile(file), nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object()) throw Failure(file.string() + ": no JSON object");
-  return json;
-}
-
 // A folder of our own beside the final one; what an earlier, killed writer left is removed.
 fs::path TemporaryFolder(const fs::path& directory, const std::string& name) {
   std::error_code error;
@@ -63,45 +58,17 @@ fs::path TemporaryFolder(const fs::path& directory, const std::string& name) {
 }
 
 void CheckManifest(const fs::path& checkpoint) {
-  const Json manifest = ReadJson(checkpoint / kManifest);
-  const auto files = manifest.find("files");
-  if (manifest.value("schema", Json()) != 1 || files == manifest.end() || !files->is_object())
-    throw Failure((checkpoint / kManifest).string() + ": of an unknown kind");
+  const fs::path file = checkpoint / kManifest;
+  const std::vector<ManifestEntry> files = ParseManifest(file, ReadTextFile(file));
   for (const char* name : {kModel, kOptimizer, kState}) {
     // In one file, or in several: ReadSlices looks for all of them.
     const std::string stem = fs::path(name).stem().string() + "-";
-    bool found = files->contains(name);
-    for (const auto& [each, entry] : files->items()) found = found || each.starts_with(stem);
-    if (!found) throw Failure((checkpoint / kManifest).string() + ": lacks " + name);
+    if (std::none_of(files.begin(), files.end(), [&](const ManifestEntry& each) {
+          return each.name == name || each.name.starts_with(stem);
+        }))
+      throw Failure(file.string() + ": lacks " + name);
   }
   CheckFolder(checkpoint);
-}
-
-TrainingState StateFromJson(const fs::path& file) {
-  const Json json = ReadJson(file);
-  TrainingState state;
-  const auto number = [&](const char* key) {
-    const auto found = json.find(key);
-    if (found == json.end() || !found->is_number_integer())
-      throw Failure(file.string() + ": lacks " + key);
-    return *found;
-  };
-  const auto text = [&](const char* key) {
-    const auto found = json.find(key);
-    if (found == json.end() || !found->is_string()) throw Failure(file.string() + ": lacks " + key);
-    return found->get<std::string>();
-  };
-  if (number("schema") != 1) throw Failure(file.string() + ": of an unknown kind");
-  state.job = text("job");
-  state.model = text("model");
-  state.step = number("step").get<std::int64_t>();
-  state.epoch = number("epoch").get<std::int64_t>();
-  state.sample_offset = number("sample_offset").get<std::int64_t>();
-  state.seed = number("seed").get<std::uint64_t>();
-  state.global_batch = number("global_batch").get<std::int64_t>();
-  state.dataset_samples = number("dataset_samples").get<std::int64_t>();
-  state.world_size = number("world_size").get<int>();
-  return state;
 }
 
 }  // namespace
@@ -200,7 +167,8 @@ std::string CheckpointStore::Damage(const fs::path& checkpoint) {
 }
 
 TrainingState CheckpointStore::LoadState(const fs::path& checkpoint) {
-  return StateFromJson(checkpoint / kState);
+  const fs::path file = checkpoint / kState;
+  return ParseTrainingState(file, ReadTextFile(file));
 }
 
 Checkpoint CheckpointStore::Load(const fs::path& directory) {

@@ -75,10 +75,13 @@ void SyncFolder(const fs::path& folder) {
 std::string ReadText(const fs::path& file, std::size_t limit) {
   std::ifstream in(file, std::ios::binary);
   if (!in) Throw("read", file);
-  std::string text(limit + 1, '\0');
-  in.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<std::size_t>(in.gcount()));
-  if (text.size() > limit) throw Failure(file.string() + ": longer than it can be");
+  std::string text;
+  std::array<char, 1 << 16> piece;
+  while (in.read(piece.data(), piece.size()), in.gcount() > 0) {
+    text.append(piece.data(), static_cast<std::size_t>(in.gcount()));
+    if (text.size() > limit) throw Failure(file.string() + ": longer than it can be");
+  }
+  if (in.bad()) Throw("read", file);
   return text;
 }
 

@@ -5,14 +5,13 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cstdio>
 #include <nlohmann/json.hpp>
-#include <optional>
 
 #include "envkit/checkpoint.h"
 #include "envkit/failure.h"
 #include "files.h"
+#include "headers.h"
 
 namespace envkit {
 namespace {
@@ -20,45 +19,10 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
-constexpr const char* kShape = "shape:";
-
 std::string Hex(std::uint32_t number) {
   char text[9];
   std::snprintf(text, sizeof text, "%08x", number);
   return text;
-}
-
-Json ReadJson(const fs::path& file) {
-  Json json = Json::parse(ReadTextFile(file), nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object()) throw Failure(file.string() + ": no JSON object");
-  return json;
-}
-
-std::int64_t Count(const std::vector<std::int64_t>& shape) {
-  std::int64_t count = 1;
-  for (const std::int64_t extent : shape) {
-    if (extent < 0 || __builtin_mul_overflow(count, extent, &count)) return -1;
-  }
-  return count;
-}
-
-std::optional<std::int64_t> Number(std::string_view text) {
-  std::int64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || value < 0) return std::nullopt;
-  return value;
-}
-
-std::optional<std::vector<std::int64_t>> ParseShape(std::string_view text) {
-  std::vector<std::int64_t> shape;
-  while (!text.empty()) {
-    const std::size_t comma = std::min(text.find(','), text.size());
-    const auto extent = Number(text.substr(0, comma));
-    if (!extent) return std::nullopt;
-    shape.push_back(*extent);
-    text.remove_prefix(std::min(text.size(), comma + 1));
-  }
-  return shape;
 }
 
 std::string ShapeText(const std::vector<std::int64_t>& shape) {
@@ -71,27 +35,11 @@ std::string ShapeText(const std::vector<std::int64_t>& shape) {
 // A tensor of a file as the slice that its name says it is.
 Slice AsSlice(const fs::path& file, const NamedTensor& tensor,
               const std::map<std::string, std::string>& metadata) {
-  Slice slice{tensor.name, tensor.tensor.sizes().vec(), 0, tensor.tensor.numel(),
-              tensor.tensor.view({-1})};
-  const std::size_t open = tensor.name.rfind('['), colon = tensor.name.rfind(':');
-  if (open == std::string::npos || !tensor.name.ends_with(']') || colon < open ||
-      colon == std::string::npos)
-    return slice;
-  slice.name = tensor.name.substr(0, open);
-  const auto shape_text = metadata.find(kShape + slice.name);
-  if (shape_text == metadata.end()) return {tensor.name, slice.shape, 0, slice.end, slice.values};
-  const auto begin = Number(std::string_view(tensor.name).substr(open + 1, colon - open - 1));
-  const auto end =
-      Number(std::string_view(tensor.name).substr(colon + 1, tensor.name.size() - colon - 2));
-  const auto shape = ParseShape(shape_text->second);
-  if (!begin || !end || !shape || *end < *begin || *end - *begin != tensor.tensor.numel() ||
-      *end > Count(*shape))
-    throw Failure(file.string() + ": tensor \"" + tensor.name +
-                  "\" is not the slice that it claims");
-  slice.shape = *shape;
-  slice.begin = *begin;
-  slice.end = *end;
-  return slice;
+  const std::int64_t count = tensor.tensor.numel();
+  const SliceName name = ParseSliceName(file, tensor.name, metadata, count);
+  const at::Tensor values = tensor.tensor.view({-1});
+  if (name.whole) return {tensor.name, tensor.tensor.sizes().vec(), 0, count, values};
+  return {name.name, name.shape, name.begin, name.end, values};
 }
 
 // STEM.safetensors, or all of STEM-0000i-of-0000n.safetensors.
@@ -103,12 +51,12 @@ std::vector<fs::path> Files(const fs::path& folder, const std::string& stem) {
     const std::string name = entry.path().filename().string();
     const std::string first = stem + "-00001-of-";
     if (!name.starts_with(first) || !name.ends_with(".safetensors")) continue;
-    const auto world =
-        Number(std::string_view(name).substr(first.size(), name.size() - first.size() - 12));
-    if (!world || *world > 100'000) continue;
+    const std::int64_t world =
+        ParseCount(std::string_view(name).substr(first.size(), name.size() - first.size() - 12));
+    if (world < 0 || world > 100'000) continue;
     std::vector<fs::path> files;
-    for (int rank = 0; rank < *world; ++rank)
-      files.push_back(folder / (ShardName(stem, rank, static_cast<int>(*world)) + ".safetensors"));
+    for (int rank = 0; rank < world; ++rank)
+      files.push_back(folder / (ShardName(stem, rank, static_cast<int>(world)) + ".safetensors"));
     return files;
   }
   throw Failure("there is no " + single.string() + ", in one piece or in several");
@@ -129,11 +77,11 @@ void WriteSlices(const fs::path& file, const std::vector<Slice>& slices,
   std::vector<NamedTensor> tensors;
   std::map<std::string, std::string> all = metadata;
   for (const Slice& slice : slices) {
-    if (slice.begin == 0 && slice.end == Count(slice.shape)) {
+    if (slice.begin == 0 && slice.end == ElementCount(slice.shape)) {
       tensors.push_back({slice.name, slice.values.contiguous().view(slice.shape)});
       continue;
     }
-    all[kShape + slice.name] = ShapeText(slice.shape);
+    all[kShapeKey + slice.name] = ShapeText(slice.shape);
     tensors.push_back(
         {slice.name + "[" + std::to_string(slice.begin) + ":" + std::to_string(slice.end) + "]",
          slice.values});
@@ -253,18 +201,14 @@ void CommitFolder(const fs::path& hidden, const fs::path& folder) {
 
 void CheckFolder(const fs::path& folder) {
   const fs::path file = folder / "manifest.json";
-  const Json manifest = ReadJson(file);
-  const auto files = manifest.find("files");
-  if (manifest.value("schema", Json()) != 1 || files == manifest.end() || !files->is_object())
-    throw Failure(file.string() + ": of an unknown kind");
-  for (const auto& [name, entry] : files->items()) {
-    const fs::path each = folder / fs::path(name).filename();
+  for (const auto& [name, bytes, crc32c] : ParseManifest(file, ReadTextFile(file))) {
+    const fs::path each = folder / name;
     std::error_code error;
     const auto size = fs::file_size(each, error);
     if (error) throw Failure(each.string() + ": " + error.message());
-    if (!entry.is_object() || entry.value("bytes", Json()) != size)
+    if (bytes != size)
       throw Failure(each.string() + ": " + std::to_string(size) + " bytes, not as many as written");
-    if (entry.value("crc32c", Json()) != Hex(FileCrc32c(each)))
+    if (crc32c != Hex(FileCrc32c(each)))
       throw Failure(each.string() + ": not the bytes that were written (CRC-32C differs)");
   }
 }

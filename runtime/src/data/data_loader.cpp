@@ -3,10 +3,11 @@
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/index_select.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
-#include <deque>
 #include <exception>
+#include <map>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -52,15 +53,17 @@ struct DataLoader::State {
   bool ended = false, any = false;
   double waited = 0;
 
-  // Of the thread, or of Next where there is none.
-  std::vector<std::int64_t> order;
-  std::int64_t order_of = -1;
-
   std::mutex mutex;
   std::condition_variable changed;
-  std::deque<Read> ready;
+  // Guarded by it: the order of the last epoch that was asked for, and what threads have read by
+  // its number since they were started; they claim numbers in order.
+  std::shared_ptr<const std::vector<std::int64_t>> order;
+  std::int64_t order_of = -1;
+  std::map<std::int64_t, Read> ready;
+  Position claim;
+  std::int64_t claimed = 0, taken = 0;
   bool stop = false;
-  std::thread thread;
+  std::vector<std::thread> threads;
 
   std::int64_t GlobalBatch() const { return options.batch_size * world_size; }
   std::int64_t Batches() const {
@@ -71,23 +74,32 @@ struct DataLoader::State {
     return position.batch + 1 < Batches() ? Position{position.epoch, position.batch + 1}
                                           : Position{position.epoch + 1, 0};
   }
+  std::shared_ptr<const std::vector<std::int64_t>> OrderOf(std::int64_t epoch);
   Read Make(Position position);
+  void Start();
   void Stop();
-  void Run(Position position);
+  void Run();
 };
+
+std::shared_ptr<const std::vector<std::int64_t>> DataLoader::State::OrderOf(std::int64_t epoch) {
+  const std::lock_guard lock(mutex);
+  if (order_of != epoch) {
+    order = std::make_shared<const std::vector<std::int64_t>>(
+        EpochOrder(dataset->size(), options.seed, epoch, options.shuffle));
+    order_of = epoch;
+  }
+  return order;
+}
 
 Read DataLoader::State::Make(Position position) {
   Read read;
   read.position = position;
   try {
-    if (order_of != position.epoch) {
-      order = EpochOrder(dataset->size(), options.seed, position.epoch, options.shuffle);
-      order_of = position.epoch;
-    }
+    const auto samples = OrderOf(position.epoch);
     std::vector<std::int64_t> indices;
     const std::int64_t begin = position.batch * GlobalBatch() + rank * options.batch_size;
     for (std::int64_t i = 0; i < options.batch_size; ++i)
-      indices.push_back(order[static_cast<std::size_t>((begin + i) % dataset->size())]);
+      indices.push_back((*samples)[static_cast<std::size_t>((begin + i) % dataset->size())]);
     read.batch = dataset->Get(indices, position.epoch);
   } catch (...) {
     read.error = std::current_exception();
@@ -95,30 +107,37 @@ Read DataLoader::State::Make(Position position) {
   return read;
 }
 
-void DataLoader::State::Run(Position position) {
+void DataLoader::State::Run() {
+  std::unique_lock lock(mutex);
   while (true) {
-    Read read = Make(position);
-    const bool failed = read.error != nullptr;
-    position = After(position);
-    std::unique_lock lock(mutex);
-    changed.wait(lock, [this] {
-      return stop || ready.size() < static_cast<std::size_t>(options.read_ahead);
-    });
+    changed.wait(lock, [this] { return stop || claimed - taken < options.read_ahead; });
     if (stop) return;
-    ready.push_back(std::move(read));
+    const std::int64_t number = claimed++;
+    const Position position = claim;
+    claim = After(claim);
+    lock.unlock();
+    Read read = Make(position);
+    lock.lock();
+    ready.emplace(number, std::move(read));
     changed.notify_all();
-    if (failed) return;
   }
 }
 
+void DataLoader::State::Start() {
+  claim = next;
+  claimed = taken = 0;
+  for (int i = 0; i < std::max(1, std::min(options.threads, options.read_ahead)); ++i)
+    threads.emplace_back([this] { Run(); });
+}
+
 void DataLoader::State::Stop() {
-  if (!thread.joinable()) return;
   {
     const std::lock_guard lock(mutex);
     stop = true;
   }
   changed.notify_all();
-  thread.join();
+  for (std::thread& thread : threads) thread.join();
+  threads.clear();
   stop = false;
   ready.clear();
   order_of = -1;
@@ -170,12 +189,11 @@ bool DataLoader::Next(Batch* batch) {
   if (state.options.read_ahead < 1) {
     read = state.Make(state.next);
   } else {
-    if (!state.thread.joinable())
-      state.thread = std::thread([&state, from = state.next] { state.Run(from); });
+    if (state.threads.empty()) state.Start();
     std::unique_lock lock(state.mutex);
-    state.changed.wait(lock, [&] { return !state.ready.empty(); });
-    read = std::move(state.ready.front());
-    state.ready.pop_front();
+    state.changed.wait(lock, [&] { return state.ready.contains(state.taken); });
+    read = std::move(state.ready.extract(state.taken).mapped());
+    ++state.taken;
     state.changed.notify_all();
   }
   state.waited += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

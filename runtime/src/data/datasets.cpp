@@ -6,10 +6,13 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
-#include <cstring>
+#include <cmath>
 
+#include "../scalar_type.h"
+#include "envkit/data.h"
 #include "envkit/failure.h"
+#include "formats.h"
+#include "image_codec.h"
 #include "mapped_file.h"
 
 namespace envkit {
@@ -39,7 +42,7 @@ Batch ImageDataset::Get(std::span<const std::int64_t> indices, std::int64_t epoc
 
 namespace {
 
-constexpr std::int64_t kSide = 32, kPlane = kSide * kSide, kRecord = 1 + 3 * kPlane;
+constexpr std::int64_t kSide = 32, kPlane = kSide * kSide, kRecord = kCifarRecord;
 constexpr std::array<float, 3> kMean = {0.4914F, 0.4822F, 0.4465F};
 constexpr std::array<float, 3> kDeviation = {0.2470F, 0.2435F, 0.2616F};
 
@@ -57,15 +60,9 @@ CifarDataset::CifarDataset(const fs::path& folder, bool train, bool augment, std
   for (const std::string& name : names) {
     const fs::path file = in / name;
     const MappedBytes bytes = MapFile(file);
-    const auto size = static_cast<std::int64_t>(bytes.data.size());
-    if (size == 0 || size % kRecord != 0)
-      DamagedData(file, "is no CIFAR-10 batch: its size is no multiple of 3073");
-    if (per_file_ == 0) per_file_ = size / kRecord;
-    if (size / kRecord != per_file_)
-      DamagedData(file, "has another number of images than the others");
-    for (std::int64_t i = 0; i < per_file_; ++i)
-      if (bytes.data[static_cast<std::size_t>(i * kRecord)] > 9)
-        DamagedData(file, "label " + std::to_string(i) + " is not below 10");
+    const std::int64_t images = ParseCifar(file, bytes.data);
+    if (per_file_ == 0) per_file_ = images;
+    if (images != per_file_) DamagedData(file, "has another number of images than the others");
     files_.push_back({bytes.owner, bytes.data});
     count_ += per_file_;
   }
@@ -105,35 +102,120 @@ Batch CifarDataset::Get(std::span<const std::int64_t> indices, std::int64_t epoc
   return batch;
 }
 
+namespace {
+
+constexpr std::array<float, 3> kImageMean = {0.485F, 0.456F, 0.406F};
+constexpr std::array<float, 3> kImageDeviation = {0.229F, 0.224F, 0.225F};
+
+bool IsImageName(const fs::path& file) {
+  std::string ending = file.extension().string();
+  std::transform(ending.begin(), ending.end(), ending.begin(),
+                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
+  return (ending == ".jpg" || ending == ".jpeg" || ending == ".png") &&
+         !file.filename().string().starts_with('.');
+}
+
+// Folders of FOLDER, or images at any depth below it, by name.
+std::vector<fs::path> Sorted(const fs::path& folder, bool images) {
+  std::vector<fs::path> found;
+  std::error_code error;
+  if (images) {
+    for (fs::recursive_directory_iterator at(folder, error), end; !error && at != end;
+         at.increment(error))
+      if (std::error_code ignored; IsImageName(at->path()) && at->is_regular_file(ignored))
+        found.push_back(at->path());
+  } else {
+    for (fs::directory_iterator at(folder, error), end; !error && at != end; at.increment(error))
+      if (std::error_code ignored;
+          at->is_directory(ignored) && !at->path().filename().string().starts_with('.'))
+        found.push_back(at->path());
+  }
+  if (error)
+    throw Failure(
+        "cannot read " + folder.string() + ": " + error.message(),
+        "set data.dir in train.toml to a folder with train/CLASS/IMAGE and val/CLASS/IMAGE", 3);
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+// What torchvision's RandomResizedCrop takes, drawn from BITS: an area, and a shape that fits.
+Box RandomBox(const RgbImage& image, std::uint64_t bits) {
+  const auto rows = static_cast<double>(image.rows), columns = static_cast<double>(image.columns);
+  const auto uniform = [&bits](double from, double to) {
+    bits = HashBits(bits, 1, 2);
+    return from + (to - from) * static_cast<double>(bits >> 11) * 0x1p-53;
+  };
+  for (int tries = 0; tries < 10; ++tries) {
+    const double area = rows * columns * uniform(0.08, 1);
+    const double shape = std::exp(uniform(-0.2876820724517809, 0.2876820724517809));  // log of 4/3
+    const double wide = std::round(std::sqrt(area * shape));
+    const double high = std::round(std::sqrt(area / shape));
+    if (wide >= 1 && high >= 1 && wide <= columns && high <= rows)
+      return {std::floor(uniform(0, rows - high + 1)), std::floor(uniform(0, columns - wide + 1)),
+              high, wide};
+  }
+  const double side = std::min(rows, columns);
+  return {(rows - side) / 2, (columns - side) / 2, side, side};
+}
+
+Box MiddleBox(const RgbImage& image) {
+  const auto rows = static_cast<double>(image.rows), columns = static_cast<double>(image.columns);
+  const double side = std::min(rows, columns) * 7 / 8;
+  return {(rows - side) / 2, (columns - side) / 2, side, side};
+}
+
+}  // namespace
+
+ImageFolderDataset::ImageFolderDataset(const fs::path& folder, const Options& options)
+    : options_(options), classes_(options.classes) {
+  const std::vector<fs::path> folders = Sorted(folder, false);
+  if (classes_.empty())
+    for (const fs::path& each : folders) classes_.push_back(each.filename().string());
+  for (const fs::path& each : folders) {
+    const auto found = std::find(classes_.begin(), classes_.end(), each.filename().string());
+    if (found == classes_.end())
+      throw Failure(each.string() + ": no class of the training set has this name",
+                    "give train/ and val/ the same folders", 2);
+    for (fs::path& file : Sorted(each, true))
+      files_.emplace_back(std::move(file), found - classes_.begin());
+  }
+  if (files_.empty())
+    throw Failure(
+        folder.string() + " has no image CLASS/NAME.jpg, .jpeg or .png",
+        "set data.dir in train.toml to a folder with train/CLASS/IMAGE and val/CLASS/IMAGE", 3);
+}
+
+Batch ImageFolderDataset::Get(std::span<const std::int64_t> indices, std::int64_t epoch) const {
+  const std::int64_t size = options_.size;
+  Batch batch{
+      at::empty({Count(indices), 3, size, size}, at::kFloat, at::MemoryFormat::ChannelsLast),
+      at::empty({Count(indices)}, at::kLong)};
+  auto* out = batch[0].mutable_data_ptr<float>();
+  auto* labels = batch[1].mutable_data_ptr<std::int64_t>();
+  for (const std::int64_t index : indices) {
+    const auto& [file, label] = files_[static_cast<std::size_t>(index)];
+    *labels++ = label;
+    // A random part may be small: it is not made of an image that was shrunk while decoding.
+    const RgbImage image =
+        DecodeImage(file, MapFile(file).data, options_.augment ? INT64_MAX : size * 2);
+    const std::uint64_t bits = HashBits(options_.seed, static_cast<std::uint64_t>(epoch),
+                                        static_cast<std::uint64_t>(index));
+    const bool mirrored = options_.augment && (bits & 1) != 0;
+    Resample(image, options_.augment ? RandomBox(image, bits) : MiddleBox(image), size, mirrored,
+             out);
+    for (std::int64_t i = 0; i < size * size; ++i)
+      for (std::size_t c = 0; c < 3; ++c, ++out)
+        *out = (*out / 255 - kImageMean[c]) / kImageDeviation[c];
+  }
+  return batch;
+}
+
 TokenDataset::TokenDataset(const fs::path& file, std::int64_t context, std::int64_t vocabulary)
     : context_(context) {
   const MappedBytes bytes = MapFile(file);
   owner_ = bytes.owner;
-  std::size_t header = 0;
-  constexpr std::size_t kHeader = 1024;
-  constexpr std::int32_t kMagic = 20240520;
-  std::array<std::int32_t, 3> first{};
-  if (bytes.data.size() >= kHeader) std::memcpy(first.data(), bytes.data.data(), sizeof first);
-  if (first[0] == kMagic) {
-    header = kHeader;
-    if (first[1] != 1) DamagedData(file, "is of version " + std::to_string(first[1]) + ", not 1");
-    if (first[2] < 0 || bytes.data.size() - header != 2 * static_cast<std::size_t>(first[2]))
-      DamagedData(file, "declares " + std::to_string(first[2]) + " tokens and has " +
-                            std::to_string((bytes.data.size() - header) / 2));
-  }
-  if (bytes.data.size() % 2 != 0) DamagedData(file, "has half a token");
-  tokens_ = {reinterpret_cast<const std::uint16_t*>(bytes.data.data() + header),
-             (bytes.data.size() - header) / 2};
-  const auto tokens = static_cast<std::int64_t>(tokens_.size());
-  if (tokens <= context)
-    DamagedData(file, "has " + std::to_string(tokens) + " tokens, too few for a context of " +
-                          std::to_string(context));
-  const auto most = std::max_element(tokens_.begin(), tokens_.end());
-  if (*most >= vocabulary)
-    DamagedData(file, "token " + std::to_string(most - tokens_.begin()) + " is " +
-                          std::to_string(*most) + "; the vocabulary has " +
-                          std::to_string(vocabulary));
-  count_ = (tokens - 1) / context;
+  tokens_ = ParseTokens(file, bytes.data, context, vocabulary);
+  count_ = (static_cast<std::int64_t>(tokens_.size()) - 1) / context;
 }
 
 Batch TokenDataset::Get(std::span<const std::int64_t> indices, std::int64_t /*epoch*/) const {
@@ -153,76 +235,10 @@ Batch TokenDataset::Get(std::span<const std::int64_t> indices, std::int64_t /*ep
 
 at::Tensor MapNpy(const fs::path& file) {
   const MappedBytes bytes = MapFile(file);
-  const std::string_view data(reinterpret_cast<const char*>(bytes.data.data()), bytes.data.size());
-  if (!data.starts_with("\x93NUMPY") || data.size() < 12) DamagedData(file, "is no numpy file");
-  // Version 1 has a length of two bytes, later ones of four.
-  const bool long_header = data[6] != 1;
-  std::uint32_t length = 0;
-  std::memcpy(&length, data.data() + 8, long_header ? 4 : 2);
-  const std::size_t begin = long_header ? 12 : 10;
-  if (data[6] < 1 || data[6] > 3 || length > data.size() - begin)
-    DamagedData(file, "has a header longer than the file");
-  // {'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }
-  const std::string_view header = data.substr(begin, length);
-  const auto after = [&](std::string_view key) {
-    const std::size_t at = header.find(key);
-    if (at == std::string_view::npos)
-      DamagedData(file, "has no " + std::string(key) + " in its header");
-    std::string_view rest = header.substr(at + key.size());
-    while (!rest.empty() && (rest[0] == ' ' || rest[0] == ':')) rest.remove_prefix(1);
-    return rest;
-  };
-  struct Type {
-    const char* name;
-    at::ScalarType type;
-  };
-  constexpr Type kTypes[] = {{"'<f4'", at::kFloat}, {"'<f8'", at::kDouble}, {"'<f2'", at::kHalf},
-                             {"'<i8'", at::kLong},  {"'<i4'", at::kInt},    {"'<i2'", at::kShort},
-                             {"'|i1'", at::kChar},  {"'|u1'", at::kByte},   {"'|b1'", at::kBool}};
-  const std::string_view description = after("'descr'");
-  const auto type = std::find_if(std::begin(kTypes), std::end(kTypes),
-                                 [&](const Type& t) { return description.starts_with(t.name); });
-  if (type == std::end(kTypes))
-    DamagedData(file, "has values of type " +
-                          std::string(description.substr(0, description.find(','))) +
-                          ", which are none of ours");
-  if (!after("'fortran_order'").starts_with("False")) DamagedData(file, "is in Fortran order");
-  std::string_view shape_text = after("'shape'");
-  if (!shape_text.starts_with('(') || shape_text.find(')') == std::string_view::npos)
-    DamagedData(file, "has no shape");
-  shape_text = shape_text.substr(1, shape_text.find(')') - 1);
-  std::vector<std::int64_t> shape;
-  std::int64_t count = 1;
-  while (!shape_text.empty()) {
-    if (shape_text[0] == ' ' || shape_text[0] == ',') {
-      shape_text.remove_prefix(1);
-      continue;
-    }
-    std::int64_t extent = 0;
-    const auto [end, error] =
-        std::from_chars(shape_text.data(), shape_text.data() + shape_text.size(), extent);
-    if (error != std::errc() || extent < 0 || shape.size() > 32 ||
-        __builtin_mul_overflow(count, std::max<std::int64_t>(1, extent), &count))
-      DamagedData(file, "has an impossible shape");
-    if (extent == 0) DamagedData(file, "is empty");
-    shape.push_back(extent);
-    shape_text.remove_prefix(static_cast<std::size_t>(end - shape_text.data()));
-  }
-  const std::size_t values = begin + length;
-  std::int64_t size = 0;
-  if (__builtin_mul_overflow(count, static_cast<std::int64_t>(c10::elementSize(type->type)),
-                             &size) ||
-      size != static_cast<std::int64_t>(data.size() - values))
-    DamagedData(file, "has " + std::to_string(data.size() - values) +
-                          " bytes of values, which is not what its shape says");
-  if (values % c10::elementSize(type->type) != 0)
-    DamagedData(file, "has a header that leaves its values unaligned");
-  if (type->type == at::kBool && std::any_of(data.begin() + static_cast<std::ptrdiff_t>(values),
-                                             data.end(), [](char c) { return c != 0 && c != 1; }))
-    DamagedData(file, "has a boolean that is neither 0 nor 1");
+  const NpyLayout layout = ParseNpy(file, bytes.data);
   return at::from_blob(
-      const_cast<std::uint8_t*>(bytes.data.data()) + values, shape, [owner = bytes.owner](void*) {},
-      at::TensorOptions(type->type));
+      const_cast<std::uint8_t*>(bytes.data.data()) + layout.begin, layout.shape,
+      [owner = bytes.owner](void*) {}, at::TensorOptions(ScalarTypeOf(layout.type)));
 }
 
 }  // namespace envkit
