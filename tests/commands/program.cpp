@@ -145,8 +145,8 @@ TEST_CASE("commands of two words") {
   result = Call({"image", "pull", "mnist"});
   CHECK(result.exit_code == 2);
   CHECK(Call({"render"}).err ==
-        "error: envkit render: what is to be written?\n  dockerfile; with --help after it for "
-        "more\n");
+        "error: envkit render: what is to be written?\n  dockerfile, compose or devcontainer; with "
+        "--help after it for more\n");
   result = Call({"image", "inspect", "--help"});
   CHECK(result.exit_code == 0);
   CHECK(result.out.find("Usage: envkit image inspect") != std::string::npos);

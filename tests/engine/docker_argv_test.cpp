@@ -44,7 +44,7 @@ TEST_CASE("docker's command line of a plan without a GPU") {
   CHECK(ShellQuote(DockerArgv(Plan())) ==
         "docker run --rm -i --network=host --hostname mnist --add-host mnist:127.0.1.1 "
         "--ipc=private --shm-size=8g --ulimit memlock=-1 --security-opt no-new-privileges "
-        "--user 1000:100 -v /data/sets:/data:ro -v /home/ann/project:/workspace "
+        "--user 1000:100 --cap-drop=ALL -v /data/sets:/data:ro -v /home/ann/project:/workspace "
         "--tmpfs /home/user:exec,mode=0777 -w /workspace -e HOME=/home/user -e OMP_NUM_THREADS=2 "
         "--entrypoint '' sha256:" +
             std::string(kDigest) + " envkit-launch --nproc 2 python -m train 'two words'");
@@ -57,7 +57,10 @@ TEST_CASE("docker's command line of an almost empty plan") {
   plan.network = "private";
   CHECK(ShellQuote(DockerArgv(plan)) ==
         "docker run --rm -i --ipc=private --shm-size=0 --ulimit memlock=-1 "
-        "--security-opt no-new-privileges --user 0:0 -w /workspace --entrypoint '' sha256:" +
+        "--security-opt no-new-privileges --user 0:0 --cap-drop=ALL --cap-add=CHOWN "
+        "--cap-add=DAC_OVERRIDE --cap-add=FOWNER --cap-add=FSETID --cap-add=KILL --cap-add=SETGID "
+        "--cap-add=SETUID --cap-add=NET_BIND_SERVICE --cap-add=SYS_CHROOT --cap-add=AUDIT_WRITE "
+        "-w /workspace --entrypoint '' sha256:" +
             std::string(kDigest) + " true");
 }
 

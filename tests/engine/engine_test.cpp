@@ -276,7 +276,10 @@ TEST_CASE("docker runs the plan's command line under a name of its own") {
   CHECK(log == start + unique + " --cidfile " + programs.directory.path().string() +
                    "/envkit-docker-" + unique +
                    "/cid -i --network=host --ipc=private --shm-size=0 --ulimit memlock=-1 "
-                   "--security-opt no-new-privileges --user 0:0 -w /workspace --entrypoint  "
+                   "--security-opt no-new-privileges --user 0:0 --cap-drop=ALL --cap-add=CHOWN "
+                   "--cap-add=DAC_OVERRIDE --cap-add=FOWNER --cap-add=FSETID --cap-add=KILL "
+                   "--cap-add=SETGID --cap-add=SETUID --cap-add=NET_BIND_SERVICE "
+                   "--cap-add=SYS_CHROOT --cap-add=AUDIT_WRITE -w /workspace --entrypoint  "
                    "sha256:" +
                    kDigest + " python train.py\n");
   CHECK(!std::filesystem::exists(programs.directory / ("envkit-docker-" + unique)));

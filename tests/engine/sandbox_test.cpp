@@ -139,8 +139,8 @@ TEST_CASE("a sandbox's command is no more than a container's root") {
   if (!NamespacesAllowed()) return;
   const auto status = Run(Script("cat /proc/self/status")).output;
   CAPTURE(status);
-  CHECK(status.find("CapBnd:\t00000000a80425fb\n") != std::string::npos);
-  CHECK(status.find("CapEff:\t00000000a80425fb\n") != std::string::npos);
+  CHECK(status.find("CapBnd:\t00000000200404fb\n") != std::string::npos);
+  CHECK(status.find("CapEff:\t00000000200404fb\n") != std::string::npos);
   CHECK(status.find("NoNewPrivs:\t1\n") != std::string::npos);
 }
 

@@ -18,6 +18,11 @@ import urllib.request
 
 import support
 
+try:
+    import jsonschema
+except ImportError:
+    jsonschema = None
+
 NAME = "envkit-tester"
 ENGINE = sys.argv[1] if len(sys.argv) > 1 else "oci"
 
@@ -55,7 +60,7 @@ class Person:
 
     def dev(self, *arguments, **more):
         done = self.envkit("dev", *arguments, "--json", **more)
-        return json.loads(done.stdout)
+        return valid(json.loads(done.stdout), "dev-status.json")
 
     def entry(self):
         return next((self.home / "state/envkit/ssh").glob("*.conf"))
@@ -63,6 +68,13 @@ class Person:
     def ssh(self, *command, **more):
         return self.run("ssh", "-F", self.entry(), "-o", "BatchMode=yes", self.alias, *command,
                         **more)
+
+
+def valid(document, schema):
+    if jsonschema:
+        jsonschema.validate(document, json.loads(
+            (support.SOURCE / "docs/schemas" / schema).read_text()))
+    return document
 
 
 def get(url, expect=200):
@@ -109,6 +121,10 @@ def work_in(person, engine):
         clients(person)
         servers(person, report)
         strangers(person, report)
+        if os.getuid() == 0:
+            another_user(person, report)
+        if engine == "docker":
+            inspected(person, report)
         again = person.dev("up", "--engine", engine, "--variant", "cpu")
         support.check(again["pid"] == report["pid"], "a second session was started")
         crash(person)
@@ -196,12 +212,13 @@ def strangers(person, report):
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", stranger / "key"],
                    check=True)
     askpass = stranger / "askpass"
-    askpass.write_text("#!/bin/sh\necho\n")  # an empty password
-    askpass.chmod(0o755)
-    for options in (["-i", stranger / "key"],
-                    ["-o", "PubkeyAuthentication=no", "-o",
-                     "PreferredAuthentications=password,keyboard-interactive"],
-                    ["-o", "PreferredAuthentications=none"]):
+    askpass.touch(0o755)
+    passwords = ["-o", "PubkeyAuthentication=no", "-o",
+                 "PreferredAuthentications=password,keyboard-interactive"]
+    for password, options in (("", ["-i", stranger / "key"]), ("", passwords),
+                              ("not the password", passwords), (user, passwords),
+                              ("", ["-o", "PreferredAuthentications=none"])):
+        askpass.write_text(f"#!/bin/sh\necho '{password}'\n")
         done = subprocess.run([*plain, *map(str, options), f"{user}@127.0.0.1", "id"], text=True,
                               env={**os.environ, "SSH_ASKPASS": str(askpass),
                                    "SSH_ASKPASS_REQUIRE": "force"},
@@ -218,6 +235,147 @@ def strangers(person, report):
         address, state = line.split()[1], line.split()[3]
         support.check(state != "0A" or int(address.split(":")[1], 16) not in listening,
                       f"listens on {address}")
+
+
+def another_user(person, report):
+    """Somebody else on the machine, who can reach every port and see every command line."""
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]
+
+    def tries(*command):
+        return subprocess.run([*nobody, *map(str, command)], text=True, capture_output=True,
+                              stdin=subprocess.DEVNULL, timeout=60)
+
+    secrets = [file for file in (person.home / "state").rglob("*")
+               if re.search("token|_key$|id_ed25519$|services.json", file.name)]
+    support.check(len(secrets) >= 5, secrets)
+    for file in secrets:
+        support.check(tries("cat", file).returncode != 0, f"another user reads {file}")
+    support.check(tries("ssh", "-F", person.entry(), person.alias, "id").returncode == 255,
+                  "another user came in")
+    port = report["services"]["ssh"]["port"]
+    done = tries("ssh", "-F", "none", "-p", port, "-o", "StrictHostKeyChecking=no", "-o",
+                 "UserKnownHostsFile=/dev/null", f"{report['ssh_name']}@127.0.0.1", "id")
+    support.check("Permission denied (publickey)" in done.stderr, done.stderr)
+    processes = tries("sh", "-c", "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null").stdout
+    for service in ("jupyter", "tensorboard"):
+        secret = re.search("[0-9a-f]{48}", report["services"][service]["url"]).group()
+        support.check(secret not in processes, f"the token of {service} is to be seen")
+
+
+class OtherHost:
+    """What another machine of the network sees: a network namespace of our own."""
+
+    HERE, THERE = "198.18.77.1", "198.18.77.2"  # addresses that are for tests of networks
+
+    def __init__(self):
+        self.name = f"ek{os.getpid()}"
+
+    def ip(self, *words):
+        subprocess.run(["ip", *words], check=True)
+
+    def __enter__(self):
+        self.ip("netns", "add", self.name)
+        self.ip("link", "add", f"{self.name}a", "type", "veth", "peer", "name", "eth0", "netns",
+                self.name)
+        self.ip("addr", "add", f"{self.HERE}/30", "dev", f"{self.name}a")
+        self.ip("link", "set", f"{self.name}a", "up")
+        self.ip("-n", self.name, "addr", "add", f"{self.THERE}/30", "dev", "eth0")
+        self.ip("-n", self.name, "link", "set", "eth0", "up")
+        return self
+
+    def __exit__(self, *_):
+        self.ip("netns", "del", self.name)
+
+    def run(self, *command):
+        return subprocess.run(["ip", "netns", "exec", self.name, *map(str, command)], text=True,
+                              capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
+
+    def reaches(self, port):
+        script = f"import socket; socket.create_connection(('{self.HERE}', {port}), 5)"
+        return self.run(sys.executable, "-c", script).returncode == 0
+
+    def status(self, path):
+        script = ("import urllib.request as r, urllib.error as e\n"
+                  f"try: print(r.build_opener(r.ProxyHandler({{}})).open('http://{self.HERE}:{path}', timeout=20).status)\n"
+                  "except e.HTTPError as error: print(error.code)")
+        return self.run(sys.executable, "-c", script).stdout.strip()
+
+
+def elsewhere(person, engine):
+    """Another host reaches nothing, but with --listen, and then needs the key or the token."""
+    if os.getuid() != 0 or not shutil.which("ip"):
+        print("not tried from another host: that needs root and iproute2")
+        return
+    up = ("up", "--engine", engine, "--variant", "cpu")
+    with OtherHost() as other:
+        report = person.dev(*up)
+        for name, service in report["services"].items():
+            support.check(not other.reaches(service["port"]), f"another host reaches {name}")
+        person.envkit("dev", "down")
+        done = person.envkit("dev", *up, "--listen", "0.0.0.0", "--json")
+        support.check("warning: ssh, JupyterLab and TensorBoard listen on 0.0.0.0: other machines "
+                      "reach them\n" in done.stderr, done.stderr)
+        report = valid(json.loads(done.stdout), "dev-status.json")
+        services = report["services"]
+        for name, service in services.items():
+            support.check(other.reaches(service["port"]), f"another host does not reach {name}")
+        jupyter, tensorboard = services["jupyter"]["port"], services["tensorboard"]["port"]
+        token = services["jupyter"]["url"].split("token=")[1]
+        support.check(other.status(f"{jupyter}/api/contents") == "403", "no token is needed")
+        support.check(other.status(f"{jupyter}/api/contents?token={token}") == "200", "no way in")
+        support.check(other.status(f"{tensorboard}/") == "404", "no token is needed")
+        done = other.run("ssh", "-F", "none", "-p", services["ssh"]["port"], "-o",
+                         "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o",
+                         "IdentityFile=none", f"root@{other.HERE}", "id")
+        support.check("Permission denied (publickey)" in done.stderr, done.stderr)
+        person.envkit("dev", "down")
+    done = person.envkit("dev", *up, "--listen", "localhost", expect=2)
+    support.check(done.stderr == "error: --listen localhost: not an IPv4 address\n"
+                  "  Say it as: --listen 0.0.0.0\n", done.stderr)
+
+
+def inspected(person, report):
+    """What everybody may read who may ask docker: no token, no key, nothing privileged."""
+    ids = person.run("docker", "ps", "-q").stdout.split()
+    support.check(len(ids) == 1, ids)
+    text = person.run("docker", "inspect", *ids).stdout
+    for service in ("jupyter", "tensorboard"):
+        secret = re.search("[0-9a-f]{48}", report["services"][service]["url"]).group()
+        support.check(secret not in text, f"docker inspect has the token of {service}")
+    support.check("PRIVATE KEY" not in text, "docker inspect has a key")
+    host = json.loads(text)[0]["HostConfig"]
+    support.check(not host["Privileged"] and host["SecurityOpt"] == ["no-new-privileges"] and
+                  host["CapDrop"] == ["ALL"] and not host["PortBindings"], host)
+    print("capabilities:", host["CapAdd"])
+    support.check(not host["CapAdd"] or not person.user, "an ordinary user has capabilities")
+    kept = {name.removeprefix("CAP_") for name in host["CapAdd"] or []}
+    support.check(kept <= {"AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL",
+                           "NET_BIND_SERVICE", "SETGID", "SETUID", "SYS_CHROOT"}, kept)
+
+
+def training(person, engine):
+    """A run's words as they come, and its end by name, with a checkpoint."""
+    job = subprocess.Popen([person.program, "run", "train", "--engine", engine, "--variant", "cpu",
+                            "--", "--set", "epochs=200"], cwd=person.project, env=person.env,
+                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                           stderr=subprocess.STDOUT, text=True)
+    try:
+        runs = person.project / ".envkit/runs"
+        wait_for("the first step", 120, lambda: (runs / "latest/metrics.jsonl").exists())
+        logs = subprocess.Popen([person.program, "logs", "-f", "train"], cwd=person.project,
+                                env=person.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, text=True)
+        listed = valid(json.loads(person.envkit("ps", "--json").stdout), "ps.json")["containers"]
+        mine = [one for one in listed if one["project"] == str(person.project)]
+        support.check([one["job"] for one in mine] == ["train"], listed)
+        person.envkit("stop", "train")
+        said, _ = job.communicate(timeout=120)
+        support.check(job.returncode == 75, f"exit code {job.returncode}\n{said}")
+        words, _ = logs.communicate(timeout=30)
+        support.check(logs.returncode == 0 and "checkpoint" in words + said, words)
+    finally:
+        job.kill()
+        job.wait()
 
 
 def crash(person):
@@ -238,12 +396,14 @@ def crash(person):
 
 def containers(person, engine):
     """ps, exec, logs; and ssh through exec, where sshd listens nowhere."""
-    report = person.dev("up", "--engine", engine, "--variant", "cpu", "--no-port")
+    report = person.dev("up", "--engine", engine, "--variant", "cpu", "--no-port", "--vscode")
+    support.check("ms-vscode-remote.remote-ssh" in json.loads(
+        (person.project / ".vscode/extensions.json").read_text())["recommendations"], "no advice")
     person.alias = report["ssh_name"]
     support.check("ssh" not in report["services"], "sshd listens")
     support.check(person.ssh("echo through exec; exit 3", expect=3).stdout == "through exec\n",
                   "no words")
-    listed = json.loads(person.envkit("ps", "--json").stdout)["containers"]
+    listed = valid(json.loads(person.envkit("ps", "--json").stdout), "ps.json")["containers"]
     mine = [one for one in listed if one["project"] == str(person.project)]
     support.check(len(mine) == 1 and mine[0]["job"] == "dev" and mine[0]["engine"] == engine, listed)
     done = person.envkit("exec", "dev", "--", "sh", "-c", "id -u; pwd; grep NoNewPrivs /proc/self/status; "
@@ -251,7 +411,8 @@ def containers(person, engine):
     user = str(person.user.pw_uid if person.user else 0)
     support.check(done.stdout.split() == [user, "/workspace", "NoNewPrivs:", "1", "typed"],
                   done.stdout)
-    person.envkit("exec", "dev", "--", "no-such-program", expect=127)
+    # Docker 20.10 says 126 of its own accord.
+    person.envkit("exec", "dev", "--", "no-such-program", expect=126 if engine == "docker" else 127)
     person.envkit("logs", "dev")
     person.envkit("stop", "dev")
     support.check(person.dev("status", expect=1)["running"] is False, "it still runs")
@@ -299,6 +460,8 @@ def main(**env):
     work_in(one, ENGINE)
     containers(one, ENGINE)
     leftovers(one, ENGINE)
+    elsewhere(one, ENGINE)
+    training(one, ENGINE)
     if os.getuid() != 0 or ENGINE != "oci":
         return
     # Another user of the machine, with a session of the same project name beside the first one's.

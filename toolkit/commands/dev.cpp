@@ -26,6 +26,10 @@ void AddUp(CLI::App& dev, const ChosenAction& chosen) {
   app->add_option("--shm", run.shm, "Size of /dev/shm, such as 16g, or auto")->type_name("SIZE");
   app->add_option("--variant", run.variant, "cpu or cuda; by this machine's GPUs")
       ->check(CLI::IsMember({"cpu", "cuda"}));
+  app->add_option("--listen", request->listen,
+                  "Address for ssh, JupyterLab and TensorBoard; 0.0.0.0: all of this machine's")
+      ->type_name("ADDRESS");
+  app->add_flag("--vscode", request->vscode, "Write .vscode/extensions.json where there is none");
   app->add_flag("--no-port", *no_port, "ssh through the engine's exec: sshd listens nowhere");
   app->add_flag("--no-ssh-config", *no_ssh_config, "Leave ~/.ssh/config alone");
 }

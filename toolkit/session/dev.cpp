@@ -6,11 +6,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <optional>
-#include <sstream>
 #include <thread>
 
 #include "base/process.h"
@@ -18,6 +16,7 @@
 #include "image/image.h"
 #include "project/project.h"
 #include "session/builtin.h"
+#include "session/keys.h"
 #include "session/prepare.h"
 #include "session/select_image.h"
 #include "session/services.h"
@@ -62,46 +61,6 @@ json ReadJson(const fs::path& file) {
   return text ? json::parse(*text, nullptr, false) : json();
 }
 
-// A pair of keys that is made once. The private half never leaves the file.
-Result<void> EnsureKey(const fs::path& file, const std::string& comment) {
-  if (fs::exists(file) && fs::exists(file.string() + ".pub")) return {};
-  std::error_code ignored;
-  fs::remove(file, ignored);
-  ENVKIT_TRY(const std::string words,
-             RunForOutput({.argv = {"ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment,
-                                    "-f", file.string()}}));
-  return {};
-}
-
-// Whose holders may come in: the project's own key, the user's in ~/.ssh and in the agent.
-Result<std::string> AuthorizedKeys(const SessionPlace& place) {
-  ENVKIT_TRY(std::string keys, ReadFile(place.directory / "keys/id_ed25519.pub"));
-  std::error_code ignored;
-  std::vector<fs::path> files;
-  for (const auto& entry : fs::directory_iterator(Home() / ".ssh", ignored)) {
-    if (entry.path().extension() == ".pub") files.push_back(entry.path());
-  }
-  std::sort(files.begin(), files.end());
-  std::string found;
-  for (const fs::path& file : files) {
-    if (auto text = ReadFile(file)) found += *text + "\n";
-  }
-  if (std::getenv("SSH_AUTH_SOCK") != nullptr) {
-    const auto agent =
-        RunProcess({.argv = {"ssh-add", "-L"}, .timeout = std::chrono::milliseconds(2000)});
-    if (agent && agent->exit_code == 0) found += agent->out;
-  }
-  std::istringstream lines(found);
-  for (std::string line; std::getline(lines, line);) {
-    const bool key =
-        line.starts_with("ssh-") || line.starts_with("ecdsa-") || line.starts_with("sk-");
-    if (key && line.find("-cert-v01@") == line.npos && keys.find(line) == keys.npos) {
-      keys += line + "\n";
-    }
-  }
-  return keys;
-}
-
 // Everything of a start that is decided before the container.
 struct Start {
   int ssh = 0, jupyter = 0, tensorboard = 0;  // ports
@@ -115,7 +74,7 @@ Result<Start> PrepareFiles(const SessionPlace& place, const Project& project,
   start.user = user;
   const fs::path inside = Inside(place);
   ENVKIT_CHECK(RemoveTree(inside));  // of a session that was killed
-  for (const fs::path& directory : {inside, place.directory / "home", place.directory / "keys"}) {
+  for (const fs::path& directory : {inside, place.directory / "home"}) {
     ENVKIT_CHECK(MakePrivateDirectory(directory));
   }
   ENVKIT_CHECK(MakeDirectories(project.root / ".envkit" / "runs"));
@@ -130,31 +89,29 @@ Result<Start> PrepareFiles(const SessionPlace& place, const Project& project,
   }
   std::vector<Service> services;
   if (request.port) services.push_back(SshService(start.ssh));
-  services.push_back(TensorboardService(start.tensorboard, kRunsInside));
-  services.push_back(JupyterService(start.jupyter, geteuid() == 0));
+  services.push_back(TensorboardService(start.tensorboard, kRunsInside, request.listen));
+  services.push_back(JupyterService(start.jupyter, geteuid() == 0, request.listen));
   ENVKIT_CHECK(WriteFileAtomic(inside / "services.json", ServicesToJson(services).dump(1)));
 
   const fs::path keys = place.directory / "keys";
-  ENVKIT_CHECK(EnsureKey(keys / "ssh_host_ed25519_key", place.id));
-  ENVKIT_CHECK(EnsureKey(keys / "id_ed25519", "envkit-" + place.id));
+  start.names = SshNames(place, project.name);
   ENVKIT_TRY(const std::string host_key, ReadFile(keys / "ssh_host_ed25519_key"));
   ENVKIT_CHECK(WriteFileAtomic(inside / "ssh_host_ed25519_key", host_key, 0600));
   ENVKIT_TRY(const std::string authorized, AuthorizedKeys(place));
   ENVKIT_CHECK(WriteFileAtomic(inside / "authorized_keys", authorized, 0600));
-  start.names = SshNames(place, project.name);
-  ENVKIT_TRY(const std::string public_key, ReadFile(keys / "ssh_host_ed25519_key.pub"));
-  ENVKIT_CHECK(WriteFileAtomic(keys / "known_hosts", start.names.back() + " " + public_key));
   return start;
 }
 
-Result<void> WriteSshEntry(const SessionPlace& place, const Project& project, const Start& start) {
+Result<void> WriteSshEntry(const SessionPlace& place, const Project& project, const Start& start,
+                           const std::string& listen) {
   ENVKIT_CHECK(MakePrivateDirectory(place.state / "ssh"));
   SshEntry entry{start.names,
                  start.user,
                  start.ssh,
                  "",
                  place.directory / "keys/known_hosts",
-                 {place.directory / "keys/id_ed25519"}};
+                 {place.directory / "keys/id_ed25519"},
+                 ReachableAt(listen)};
   if (start.ssh == 0) {
     std::error_code error;
     entry.proxy = ShellQuote({fs::read_symlink("/proc/self/exe", error).string(), "-C",
@@ -220,13 +177,14 @@ json Report(const SessionState& session) {
   if (status.is_object()) report["services"] = status.value("services", json::object());
   const auto token = [&](const char* name) { return ReadFile(inside / name).value_or(""); };
   auto& services = report["services"];
+  const std::string host = ReachableAt(report.value("listen", kLoopback));
   if (services.contains("jupyter")) {
     services["jupyter"]["url"] =
-        JupyterUrl(services["jupyter"].value("port", 0), token("jupyter.token"));
+        JupyterUrl(services["jupyter"].value("port", 0), token("jupyter.token"), host);
   }
   if (services.contains("tensorboard")) {
     services["tensorboard"]["url"] =
-        TensorboardUrl(services["tensorboard"].value("port", 0), token("tensorboard.token"));
+        TensorboardUrl(services["tensorboard"].value("port", 0), token("tensorboard.token"), host);
   }
   return report;
 }
@@ -292,6 +250,23 @@ Result<void> IncludeInSshConfig(const SessionPlace& place, Terminal& terminal) {
   return {};
 }
 
+// What VS Code then offers to install, on this side and in the session.
+Result<void> RecommendExtensions(const Project& project, Terminal& terminal) {
+  const fs::path file = project.root / ".vscode/extensions.json";
+  std::error_code error;
+  if (fs::exists(file, error)) {
+    terminal.Step("vscode", ".vscode/extensions.json is there already, and stays as it is");
+    return {};
+  }
+  const json wanted = {{"recommendations",
+                        {"ms-vscode-remote.remote-ssh", "ms-python.python", "ms-toolsai.jupyter",
+                         "ms-vscode.cpptools", "ms-vscode.cmake-tools"}}};
+  ENVKIT_CHECK(MakeDirectories(file.parent_path()));
+  ENVKIT_CHECK(WriteFileAtomic(file, wanted.dump(2) + "\n"));
+  terminal.Step("vscode", "wrote .vscode/extensions.json");
+  return {};
+}
+
 // What the lock gives now, where it is not what runs.
 std::string Difference(const fs::path& directory, const json& facts, const DevRequest& request) {
   const auto environment = LoadEnvironment(directory);
@@ -352,6 +327,7 @@ Result<int> DevUp(const fs::path& directory, const DevRequest& request, bool jso
   const auto begin = steady_clock::now();
   ENVKIT_TRY(const Found found, FindProject(directory));
   const auto& [project, place] = found;
+  if (request.vscode) ENVKIT_CHECK(RecommendExtensions(project, terminal));
   ENVKIT_CHECK(MakePrivateDirectory(place.directory));
   ENVKIT_TRY(std::optional<FileLock> up_lock, FileLock::Acquire(place.directory / "up.lock"));
   ENVKIT_TRY(SessionState session, ReadSession(place));
@@ -365,10 +341,13 @@ Result<int> DevUp(const fs::path& directory, const DevRequest& request, bool jso
     json_wanted ? terminal.Answer(report.dump(2)) : SayReport(report, terminal);
     return 0;
   }
-  if (!FindExecutable("ssh-keygen")) {
-    return Missing("ssh-keygen is not installed, and a session needs keys",
-                   "Install it:  sudo apt-get install openssh-client");
+  const std::optional<bool> open = IsOpenAddress(request.listen);
+  if (!open) {
+    return Usage("--listen " + request.listen + ": not an IPv4 address",
+                 "Say it as: --listen 0.0.0.0");
   }
+  if (*open) terminal.Warn(ListenWarning(request.listen));
+  ENVKIT_CHECK(EnsureKeys(place));
   const HostFacts facts = ProbeHost();
   ENVKIT_TRY(const std::unique_ptr<Engine> engine, OpenEngine(request.run.engine));
   RunRequest run = request.run;
@@ -385,9 +364,9 @@ Result<int> DevUp(const fs::path& directory, const DevRequest& request, bool jso
   ENVKIT_TRY(RunPlan plan, PlanRun(project, run, setting, facts));
   plan.env["ENVKIT_SESSION"] = place.id;
   ENVKIT_CHECK(WriteAccounts(run, setting));
-  ENVKIT_CHECK(
-      WriteFileAtomic(Inside(place) / "sshd_config", SshdConfig(start.ssh, user, plan.env), 0600));
-  ENVKIT_CHECK(WriteSshEntry(place, project, start));
+  ENVKIT_CHECK(WriteFileAtomic(Inside(place) / "sshd_config",
+                               SshdConfig(start.ssh, user, plan.env, request.listen), 0600));
+  ENVKIT_CHECK(WriteSshEntry(place, project, start, request.listen));
   const std::time_t now = std::time(nullptr);
   char stamp[32];
   std::strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%SZ", std::gmtime(&now));
@@ -396,7 +375,8 @@ Result<int> DevUp(const fs::path& directory, const DevRequest& request, bool jso
       {"workdir", plan.workdir},         {"engine", plan.engine},
       {"image", plan.image.name},        {"config_digest", plan.image.config_digest},
       {"variant", setting.variant},      {"gpus", plan.gpus},
-      {"ssh_name", start.names.front()}, {"started", stamp}};
+      {"ssh_name", start.names.front()}, {"started", stamp},
+      {"listen", request.listen}};
   ENVKIT_CHECK(StartKeeper(place, *engine, plan, about, up_lock));
   if (request.ssh_config) {
     // A file that we must not touch is no reason to have no session.

@@ -18,6 +18,8 @@ struct DevRequest {
   RunRequest run;          // engine, variant, gpus, memory, shm
   bool port = true;        // false: ssh goes through the engine's exec, and sshd listens nowhere
   bool ssh_config = true;  // false: ~/.ssh/config is left alone
+  bool vscode = false;     // write .vscode/extensions.json where there is none
+  std::string listen = "127.0.0.1";  // an address of this machine, or 0.0.0.0 for all
 };
 
 // Starts it, or says what runs already. Returns once all answers.

@@ -1,5 +1,6 @@
 #include "session/services.h"
 
+#include <arpa/inet.h>
 #include <fmt/format.h>
 
 namespace envkit {
@@ -19,38 +20,43 @@ std::string Quoted(const std::string& text) {
 
 }  // namespace
 
-Service JupyterService(int port, bool root) {
+Service JupyterService(int port, bool root, const std::string& address) {
   // Its logs show no token that was given; WARN leaves a line per request out. Ctrl-C is meant.
   std::vector<std::string> argv{"env",
                                 "JUPYTER_TOKEN_FILE=" + Inside("jupyter.token"),
                                 "jupyter-lab",
                                 "--no-browser",
-                                "--ServerApp.ip=127.0.0.1",
+                                "--ServerApp.ip=" + address,
                                 fmt::format("--ServerApp.port={}", port),
                                 "--ServerApp.port_retries=0",
                                 "--ServerApp.answer_yes=True",
                                 "--Application.log_level=WARN"};
   if (root) argv.emplace_back("--allow-root");
-  return {"jupyter", std::move(argv), port};
+  return {"jupyter", std::move(argv), port, address};
 }
 
-Service TensorboardService(int port, const std::string& runs) {
+Service TensorboardService(int port, const std::string& runs, const std::string& address) {
   return {"tensorboard",
           {"python3", "/opt/envkit/lib/session/tensorboard_server.py", std::to_string(port),
-           Inside("tensorboard.token"), runs},
-          port};
+           Inside("tensorboard.token"), runs, address},
+          port,
+          address};
 }
 
 Service SshService(int port) {
   return {"ssh", {"/usr/sbin/sshd", "-D", "-e", "-f", Inside("sshd_config")}, port};
 }
 
-std::string JupyterUrl(int port, const std::string& token) {
-  return fmt::format("http://127.0.0.1:{}/lab?token={}", port, token);
+std::string ReachableAt(const std::string& address) {
+  return address == "0.0.0.0" ? kLoopback : address;
 }
 
-std::string TensorboardUrl(int port, const std::string& token) {
-  return fmt::format("http://127.0.0.1:{}/{}/", port, token);
+std::string JupyterUrl(int port, const std::string& token, const std::string& host) {
+  return fmt::format("http://{}:{}/lab?token={}", host, port, token);
+}
+
+std::string TensorboardUrl(int port, const std::string& token, const std::string& host) {
+  return fmt::format("http://{}:{}/{}/", host, port, token);
 }
 
 nlohmann::json ServicesToJson(const std::vector<Service>& services) {
@@ -58,15 +64,18 @@ nlohmann::json ServicesToJson(const std::vector<Service>& services) {
   for (const Service& service : services) {
     nlohmann::json entry = {{"name", service.name}, {"argv", service.argv}};
     if (service.port > 0) entry["port"] = service.port;
+    if (service.port > 0) entry["address"] = service.address;
     list.push_back(std::move(entry));
   }
   return {{"services", std::move(list)}};
 }
 
 std::string SshdConfig(int port, const std::string& user,
-                       const std::map<std::string, std::string>& env) {
+                       const std::map<std::string, std::string>& env, const std::string& address) {
   std::string text;
-  if (port > 0) text += fmt::format("Port {}\nAddressFamily inet\nListenAddress 127.0.0.1\n", port);
+  if (port > 0) {
+    text += fmt::format("Port {}\nAddressFamily inet\nListenAddress {}\n", port, address);
+  }
   text += fmt::format("HostKey {}\n", Inside("ssh_host_ed25519_key"));
   text += fmt::format("AuthorizedKeysFile {}\n", Inside("authorized_keys"));
   // The directories above are the container's, whoever owns them there; on the host they are 0700.
@@ -96,6 +105,20 @@ std::string SshdConfig(int port, const std::string& user,
   }
   if (!variables.empty()) text += "SetEnv" + variables + "\n";
   return text;
+}
+
+std::optional<bool> IsOpenAddress(const std::string& address) {
+  in_addr parsed{};
+  if (inet_pton(AF_INET, address.c_str(), &parsed) != 1) return std::nullopt;
+  return (ntohl(parsed.s_addr) >> 24) != 127;
+}
+
+std::string ListenWarning(const std::string& address) {
+  return fmt::format(
+      "ssh, JupyterLab and TensorBoard listen on {}: other machines reach them\n"
+      "  They let in by key or token alone, but HTTP carries the token unencrypted. On a network\n"
+      "  that you do not trust, leave --listen out and use:  ssh -L",
+      address);
 }
 
 }  // namespace envkit

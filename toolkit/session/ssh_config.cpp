@@ -193,7 +193,7 @@ std::string SshEntryText(const SshEntry& entry) {
   const auto quoted = [](const fs::path& path) { return fmt::format("\"{}\"", path.string()); };
   std::string text = fmt::format("Host {}\n", fmt::join(entry.names, " "));
   if (entry.port > 0) {
-    text += fmt::format("  HostName 127.0.0.1\n  Port {}\n", entry.port);
+    text += fmt::format("  HostName {}\n  Port {}\n", entry.host, entry.port);
   } else {
     text += "  ProxyCommand " + entry.proxy + "\n";
   }

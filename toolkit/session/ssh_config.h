@@ -34,6 +34,7 @@ struct SshEntry {
   std::string proxy;
   std::filesystem::path known_hosts;
   std::vector<std::filesystem::path> identities;
+  std::string host = "127.0.0.1";
 };
 // Pure.
 std::string SshEntryText(const SshEntry& entry);

@@ -20,6 +20,7 @@ GRACE = 10  # seconds from SIGTERM to SIGKILL
 class Service:
     def __init__(self, plan):
         self.name, self.argv, self.port = plan["name"], plan["argv"], plan.get("port")
+        self.address = plan.get("address", "127.0.0.1")
         self.process, self.started, self.again = None, 0.0, 0.0
         self.restarts, self.last_exit, self.delay, self.ready = 0, None, 0.1, False
 
@@ -33,7 +34,7 @@ class Service:
     def answers(self):
         with socket.socket() as probe:
             probe.settimeout(0.2)
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+            return probe.connect_ex((self.address, self.port)) == 0
 
     def status(self):
         state = "stopped"

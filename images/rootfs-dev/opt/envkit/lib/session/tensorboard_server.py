@@ -1,6 +1,6 @@
 """TensorBoard at a path that nobody guesses, since it knows no passwords:
 
-    tensorboard_server.py PORT TOKEN_FILE RUNS
+    tensorboard_server.py PORT TOKEN_FILE RUNS [ADDRESS]
 
 The token stands in a file and not among the arguments, which every user of the machine can read.
 TensorBoard's own program would print it."""
@@ -10,12 +10,13 @@ import sys
 
 from tensorboard import default, main_lib, program
 
-port, token_file, runs = sys.argv[1:]
+port, token_file, runs = sys.argv[1:4]
+address = (sys.argv[4:] or ["127.0.0.1"])[0]
 with open(token_file) as file:
     token = file.read().strip()
 main_lib.global_init()
 server = program.TensorBoard(plugins=default.get_plugins())
-server.configure(argv=["tensorboard", "--host", "127.0.0.1", "--port", port, "--logdir", runs,
+server.configure(argv=["tensorboard", "--host", address, "--port", port, "--logdir", runs,
                        "--path_prefix", "/" + token, "--reload_interval", "2",
                        "--load_fast", "false"])
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
