@@ -30,9 +30,10 @@ try:
             support.skip("dockerd cannot run here")
         time.sleep(0.1)
     project = support.new_project()
-    support.envkit("run", "train", "--engine", "docker", "--variant", "cpu", project=project, env=env)
+    support.envkit("run", "train", "--engine", "docker", "--variant", "cpu", "--", "--set", "epochs=1",
+                   project=project, env=env)
     record = support.summary(project)
-    support.check(record["metrics"]["test_accuracy"] >= 0.985, f"accuracy {record['metrics']}")
+    support.check(record["metrics"]["test_accuracy"] >= 0.96, f"accuracy {record['metrics']}")
     support.check(record["engine"] == "docker" and record["exit_code"] == 0, record)
     run = support.latest_run(project)
     for path in run.rglob("*"):

@@ -75,11 +75,12 @@ print(f"config   root {mine['config_digest']}\n         user {theirs['config_dig
 support.check(mine["diff_ids"] == theirs["diff_ids"], "the layers differ")
 support.check(mine["config_digest"] == theirs["config_digest"], "the config digests differ")
 
-done = as_user([program, "run", "train", "--engine", "oci", "--variant", "cpu"], project, **env)
+done = as_user([program, "run", "train", "--engine", "oci", "--variant", "cpu", "--", "--set", "epochs=1"],
+               project, **env)
 print(done.stdout[-6000:])
 support.check(done.returncode == 0, f"exit code {done.returncode}")
 accuracy = support.summary(project)["metrics"]["test_accuracy"]
-support.check(accuracy >= 0.985, f"test accuracy {accuracy}")
+support.check(accuracy >= 0.96, f"test accuracy {accuracy}")
 for path in (project / ".envkit").rglob("*"):
     support.check(path.lstat().st_uid == user.pw_uid, f"{path} belongs to {path.lstat().st_uid}")
 done = as_user([program, "run", "--engine", "oci", "--variant", "cpu", "--", "sh", "-c",
