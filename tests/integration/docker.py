@@ -33,7 +33,7 @@ try:
     support.envkit("run", "train", "--engine", "docker", "--variant", "cpu", "--", "--set", "epochs=1",
                    project=project, env=env)
     record = support.summary(project)
-    support.check(record["metrics"]["test_accuracy"] >= 0.96, f"accuracy {record['metrics']}")
+    support.check(record["metrics"]["test_accuracy"] >= 0.985, f"accuracy {record['metrics']}")
     support.check(record["engine"] == "docker" and record["exit_code"] == 0, record)
     run = support.latest_run(project)
     for path in run.rglob("*"):

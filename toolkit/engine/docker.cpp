@@ -23,6 +23,7 @@
 #include "base/files.h"
 #include "base/process.h"
 #include "engine/engines.h"
+#include "engine/isolate.h"
 
 namespace envkit {
 namespace {
@@ -310,11 +311,7 @@ std::vector<std::string> DockerArgv(const RunPlan& plan) {
   add({"--security-opt", "no-new-privileges", "--user", fmt::format("{}:{}", plan.uid, plan.gid)});
   add({"--cap-drop=ALL"});
   if (plan.uid == 0) {
-    // As DefaultCapabilities() has them; sshd, apt and what changes owners need no more.
-    for (const char* name : {"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID",
-                             "SETUID", "NET_BIND_SERVICE", "SYS_CHROOT", "AUDIT_WRITE"}) {
-      add({std::string("--cap-add=") + name});
-    }
+    for (const std::string& name : DefaultCapabilityNames()) add({"--cap-add=" + name});
   }
   for (const Mount& mount : plan.mounts) add({"-v", MountText(mount)});
   for (const std::string& directory : plan.scratch) add({"--tmpfs", directory + ":exec,mode=0777"});

@@ -17,9 +17,17 @@
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 namespace envkit {
 namespace {
+
+// Docker's default less SETPCAP, NET_RAW, MKNOD and SETFCAP: what sshd, apt and what changes owners
+// need. Root's sshd, which is linked with libaudit, ends without AUDIT_WRITE.
+constexpr std::pair<int, const char*> kCapabilities[] = {
+    {0, "CHOWN"},       {1, "DAC_OVERRIDE"}, {3, "FOWNER"}, {4, "FSETID"},
+    {5, "KILL"},        {6, "SETGID"},       {7, "SETUID"}, {10, "NET_BIND_SERVICE"},
+    {18, "SYS_CHROOT"}, {29, "AUDIT_WRITE"}};
 
 namespace fs = std::filesystem;
 
@@ -371,11 +379,18 @@ Error ExplainUserNamespaces(const fs::path& root, const std::string& happened) {
 }
 
 const std::vector<int>& DefaultCapabilities() {
-  // chown dac_override fowner fsetid kill setgid setuid net_bind_service sys_chroot audit_write:
-  // docker's default less setpcap, net_raw, mknod and setfcap. Root's sshd, which is linked with
-  // libaudit, ends without audit_write.
-  static const std::vector<int> capabilities{0, 1, 3, 4, 5, 6, 7, 10, 18, 29};
-  return capabilities;
+  static const std::vector<int> numbers = [] {
+    std::vector<int> all;
+    for (const auto& [number, name] : kCapabilities) all.push_back(number);
+    return all;
+  }();
+  return numbers;
+}
+
+std::vector<std::string> DefaultCapabilityNames() {
+  std::vector<std::string> names;
+  for (const auto& [number, name] : kCapabilities) names.emplace_back(name);
+  return names;
 }
 
 }  // namespace envkit

@@ -62,7 +62,9 @@ Result<void> MountOverlay(const std::vector<std::filesystem::path>& lower, bool 
 // Why user namespaces cannot be had, from the sysctls below ROOT; HAPPENED is the kernel's word.
 Error ExplainUserNamespaces(const std::filesystem::path& root, const std::string& happened);
 
-// Docker's default set, by number (CAP_CHOWN = 0 …).
+// What root keeps in containers of all engines and in builds, by number (CAP_CHOWN = 0 …), and by
+// name without "CAP_". Others keep none.
 const std::vector<int>& DefaultCapabilities();
+std::vector<std::string> DefaultCapabilityNames();
 
 }  // namespace envkit

@@ -9,39 +9,6 @@ namespace {
 
 using nlohmann::json;
 
-const char* const kCapabilityNames[] = {"CAP_CHOWN",
-                                        "CAP_DAC_OVERRIDE",
-                                        "CAP_DAC_READ_SEARCH",
-                                        "CAP_FOWNER",
-                                        "CAP_FSETID",
-                                        "CAP_KILL",
-                                        "CAP_SETGID",
-                                        "CAP_SETUID",
-                                        "CAP_SETPCAP",
-                                        "CAP_LINUX_IMMUTABLE",
-                                        "CAP_NET_BIND_SERVICE",
-                                        "CAP_NET_BROADCAST",
-                                        "CAP_NET_ADMIN",
-                                        "CAP_NET_RAW",
-                                        "CAP_IPC_LOCK",
-                                        "CAP_IPC_OWNER",
-                                        "CAP_SYS_MODULE",
-                                        "CAP_SYS_RAWIO",
-                                        "CAP_SYS_CHROOT",
-                                        "CAP_SYS_PTRACE",
-                                        "CAP_SYS_PACCT",
-                                        "CAP_SYS_ADMIN",
-                                        "CAP_SYS_BOOT",
-                                        "CAP_SYS_NICE",
-                                        "CAP_SYS_RESOURCE",
-                                        "CAP_SYS_TIME",
-                                        "CAP_SYS_TTY_CONFIG",
-                                        "CAP_MKNOD",
-                                        "CAP_LEASE",
-                                        "CAP_AUDIT_WRITE",
-                                        "CAP_AUDIT_CONTROL",
-                                        "CAP_SETFCAP"};
-
 json Mounted(const std::string& target, const char* type, const std::string& source,
              std::vector<std::string> options) {
   return {
@@ -55,7 +22,7 @@ json Bound(const std::string& host, const std::string& target, bool read_only) {
 json Capabilities(const RunPlan& plan) {
   json names = json::array();
   if (plan.uid == 0)
-    for (int capability : DefaultCapabilities()) names.push_back(kCapabilityNames[capability]);
+    for (const std::string& name : DefaultCapabilityNames()) names.push_back("CAP_" + name);
   return {{"bounding", names}, {"effective", names}, {"permitted", names}};
 }
 

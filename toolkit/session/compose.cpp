@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "engine/engine.h"
+#include "engine/isolate.h"
 #include "session/services.h"
 
 namespace envkit {
@@ -99,9 +99,7 @@ json ServiceOf(const ComposeSetting& setting, const ComposeService& service) {
   if (plan.unlimited_memlock) out["ulimits"] = {{"memlock", -1}};
   if (plan.memory_bytes) out["mem_limit"] = std::to_string(*plan.memory_bytes);
   out["cap_drop"] = json::array({"ALL"});
-  for (const std::string& word : DockerArgv(plan)) {  // root's, as docker run has them
-    if (word.starts_with("--cap-add=")) out["cap_add"].push_back(word.substr(10));
-  }
+  if (plan.uid == 0) out["cap_add"] = DefaultCapabilityNames();
   if (plan.gpus) out["deploy"] = Gpus(plan);
   json variables = json::array();
   for (const auto& [name, value] : plan.env) {
