@@ -17,7 +17,7 @@ namespace envkit {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::json;
+using Record = nlohmann::json;
 
 struct Point {
   double step = 0, value = 0;
@@ -123,12 +123,12 @@ std::string Row(const std::string& name, const std::string& value) {
   return "<tr><th>" + Escaped(name) + "</th><td>" + Escaped(value) + "</td></tr>\n";
 }
 
-std::string Text(const Json& value) {
+std::string Text(const Record& value) {
   return value.is_string() ? value.get<std::string>() : value.dump();
 }
 
 // A JSON object's entries as rows; objects inside it with their names before it.
-std::string Rows(const Json& object, const std::string& prefix = "") {
+std::string Rows(const Record& object, const std::string& prefix = "") {
   std::string rows;
   for (const auto& [key, value] : object.items())
     rows += value.is_object() ? Rows(value, prefix + key + ".") : Row(prefix + key, Text(value));
@@ -146,20 +146,20 @@ std::string RunReport(const fs::path& run) {
   std::string final_rows;
   // A killed writer's last line may be no JSON.
   for (std::string line; std::getline(metrics, line);) {
-    const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+    const Record json = Record::parse(line, nullptr, /*allow_exceptions=*/false);
     if (!json.is_object()) continue;
-    if (json.value("final", Json()) == true) {
+    if (json.value("final", Record()) == true) {
       for (const auto& [key, value] : json.items())
         if (key != "final" && key != "time") final_rows += Row(key, Text(value));
       continue;
     }
-    const Json step = json.value("step", Json());
+    const Record step = json.value("step", Record());
     if (!step.is_number()) continue;
     for (const auto& [key, value] : json.items())
       if (key.find('/') != std::string::npos && value.is_number())
         curves[key].push_back({step.get<double>(), value.get<double>()});
   }
-  const Json summary = Json::parse(ReadAll(run / "summary.json"), nullptr, false);
+  const Record summary = Record::parse(ReadAll(run / "summary.json"), nullptr, false);
   const std::string config = ReadAll(run / "train.toml");
   std::string body;
   if (!final_rows.empty()) body += "<h2>Result</h2>\n<table>\n" + final_rows + "</table>\n";

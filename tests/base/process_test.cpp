@@ -13,16 +13,13 @@
 #include <thread>
 #include <vector>
 
+#include "base/files.h"
 #include "base/scratch.h"
 
 namespace envkit {
 namespace {
 
 using namespace std::chrono_literals;
-
-double SecondsSince(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 // A zombie waits only for some init to look: it is not alive.
 bool Alive(pid_t pid) {

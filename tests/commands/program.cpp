@@ -17,7 +17,7 @@ std::string Program() {
   return std::string(build) + "/bin/envkit";
 }
 
-envkit::ProcessResult Call(std::vector<std::string> arguments) {
+envkit::ProcessResult RunProgram(std::vector<std::string> arguments) {
   arguments.insert(arguments.begin(), Program());
   envkit::ProcessSpec spec;
   spec.argv = std::move(arguments);
@@ -38,12 +38,12 @@ envkit::ProcessResult Bash(const std::string& script) {
 }  // namespace
 
 TEST_CASE("version, for people and for machines") {
-  auto result = Call({"version"});
+  auto result = RunProgram({"version"});
   CHECK(result.exit_code == 0);
   CHECK(result.out.starts_with("envkit 0."));
-  CHECK(Call({"--version"}).out == result.out);
+  CHECK(RunProgram({"--version"}).out == result.out);
 
-  result = Call({"version", "--json"});
+  result = RunProgram({"version", "--json"});
   const auto json = nlohmann::json::parse(result.out);
   CHECK(result.err.empty());
   CHECK(json.size() == 4);
@@ -56,12 +56,12 @@ TEST_CASE("version, for people and for machines") {
     CAPTURE(name);
     CHECK_FALSE(version.get<std::string>().empty());
   }
-  const auto verbose = Call({"version", "--verbose"});
+  const auto verbose = RunProgram({"version", "--verbose"});
   CHECK(verbose.out.find("CLI11") != std::string::npos);
 }
 
 TEST_CASE("wrong usage is exit code 2, with nothing on stdout") {
-  const auto result = Call({"completion", "tcsh"});
+  const auto result = RunProgram({"completion", "tcsh"});
   CHECK(result.exit_code == 2);
   CHECK(result.out.empty());
   CHECK(result.err ==
@@ -104,7 +104,7 @@ TEST_CASE("bash completes commands, options and choices") {
 
 TEST_CASE("the other shells' scripts name every command and option") {
   for (const char* shell : {"zsh", "fish"}) {
-    const auto result = Call({"completion", shell});
+    const auto result = RunProgram({"completion", shell});
     CHECK(result.exit_code == 0);
     for (const envkit::Command& command : envkit::AllCommands())
       CHECK(result.out.find(command.name) != std::string::npos);
@@ -117,7 +117,7 @@ TEST_CASE("envkit starts in milliseconds") {
   double best = 1e9;
   for (int i = 0; i < 10; ++i) {
     const auto start = std::chrono::steady_clock::now();
-    Call({"version"});
+    RunProgram({"version"});
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
     best = std::min(best, took.count());
   }
@@ -126,30 +126,30 @@ TEST_CASE("envkit starts in milliseconds") {
 }
 
 TEST_CASE("commands of two words") {
-  auto result = Call({"image"});
+  auto result = RunProgram({"image"});
   CHECK(result.exit_code == 2);
   CHECK(result.err ==
         "error: envkit image: what is to be done?\n  ls, inspect, history, diff, sbom, provenance, "
         "save, load, push, pull or prune; with --help after it for more\n");
-  result = Call({"image", "inspekt"});
+  result = RunProgram({"image", "inspekt"});
   CHECK(result.exit_code == 2);
   CHECK(result.err ==
         "error: there is no command \"image inspekt\"\n  did you mean inspect?\n  All of them: "
         "envkit "
         "image --help\n");
-  result = Call({"image", "prune", "--older-than", "3x"});
+  result = RunProgram({"image", "prune", "--older-than", "3x"});
   CHECK(result.exit_code == 2);
   CHECK(result.err.find("an age such as 30d or 12h, not 3x") != std::string::npos);
-  result = Call({"image", "save", "--fromat", "oci"});
+  result = RunProgram({"image", "save", "--fromat", "oci"});
   CHECK(result.err.find("did you mean --format?") != std::string::npos);
-  result = Call({"image", "pull", "mnist"});
+  result = RunProgram({"image", "pull", "mnist"});
   CHECK(result.exit_code == 2);
-  CHECK(Call({"render"}).err ==
+  CHECK(RunProgram({"render"}).err ==
         "error: envkit render: what is to be written?\n  dockerfile, compose or devcontainer; with "
         "--help after it for more\n");
-  result = Call({"image", "inspect", "--help"});
+  result = RunProgram({"image", "inspect", "--help"});
   CHECK(result.exit_code == 0);
   CHECK(result.out.find("Usage: envkit image inspect") != std::string::npos);
   CHECK(result.out.ends_with("Example:\n  envkit image inspect --tree mnist:train-cuda\n"));
-  CHECK(Call({"completion", "bash"}).out.find("inspect") != std::string::npos);
+  CHECK(RunProgram({"completion", "bash"}).out.find("inspect") != std::string::npos);
 }

@@ -22,7 +22,8 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr const char* kDigest = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+constexpr const char* kConfigDigest =
+    "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
 // An environment variable's value for a while; null takes it away.
 class Variable {
@@ -90,11 +91,11 @@ std::string WaitForText(const std::filesystem::path& file, const std::string& te
   return content;
 }
 
-RunPlan Plan() {
+RunPlan DockerPlan() {
   RunPlan plan;
   plan.job = "train";
   plan.engine = "docker";
-  plan.image.config_digest = kDigest;
+  plan.image.config_digest = kConfigDigest;
   plan.argv = {"python", "train.py"};
   return plan;
 }
@@ -265,7 +266,7 @@ TEST_CASE("docker runs the plan's command line under a name of its own") {
   const auto engine = OpenEngine("docker");
   REQUIRE(engine);
   const Variable temp("TMPDIR", programs.directory.path().c_str());
-  const auto code = (*engine)->Run(Plan());
+  const auto code = (*engine)->Run(DockerPlan());
   REQUIRE(code);
   CHECK(*code == 7);
   const std::string log = ReadFile(programs.directory / "log").value();
@@ -281,7 +282,7 @@ TEST_CASE("docker runs the plan's command line under a name of its own") {
                    "--cap-add=SETGID --cap-add=SETUID --cap-add=NET_BIND_SERVICE "
                    "--cap-add=SYS_CHROOT --cap-add=AUDIT_WRITE -w /workspace --entrypoint  "
                    "sha256:" +
-                   kDigest + " python train.py\n");
+                   kConfigDigest + " python train.py\n");
   CHECK(!std::filesystem::exists(programs.directory / ("envkit-docker-" + unique)));
 }
 
@@ -290,16 +291,16 @@ TEST_CASE("docker's 125: an error where it made no container, else the command's
   AddDocker(programs, "exit 125\n");
   const auto engine = OpenEngine("docker");
   REQUIRE(engine);
-  const auto failed = (*engine)->Run(Plan());
+  const auto failed = (*engine)->Run(DockerPlan());
   REQUIRE(!failed);
   CHECK(failed.error().code == ExitCode::kMissing);
   CHECK(failed.error().Text() ==
         "error: docker could not make the container; its own words are above\n"
         "  Try the engine that needs no daemon:  --engine oci\n");
   AddDocker(programs, "echo id > $cid; exit 125\n");
-  CHECK((*engine)->Run(Plan()).value() == 125);
+  CHECK((*engine)->Run(DockerPlan()).value() == 125);
   AddDocker(programs, "echo id > $cid; kill -9 $$\n");
-  CHECK((*engine)->Run(Plan()).value() == 137);
+  CHECK((*engine)->Run(DockerPlan()).value() == 137);
 }
 
 TEST_CASE("signals are passed on to docker's client") {
@@ -311,7 +312,7 @@ TEST_CASE("signals are passed on to docker's client") {
             "i=0; while [ $i -lt 3000000 ]; do i=$((i+1)); done; exit 1\n");
   const auto engine = OpenEngine("docker");
   REQUIRE(engine);
-  CHECK((*engine)->Run(Plan()).value() == 33);
+  CHECK((*engine)->Run(DockerPlan()).value() == 33);
 }
 
 TEST_CASE("when envkit is killed its container is removed, again where it came late") {
@@ -322,7 +323,7 @@ TEST_CASE("when envkit is killed its container is removed, again where it came l
   const Variable temp("TMPDIR", programs.directory.path().c_str());
   const pid_t envkit = fork();
   if (envkit == 0) {
-    static_cast<void>((*engine)->Run(Plan()));
+    static_cast<void>((*engine)->Run(DockerPlan()));
     _exit(0);
   }
   const std::string log = WaitForText(programs.directory / "log", "\n");

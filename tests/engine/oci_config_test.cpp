@@ -7,7 +7,7 @@ namespace {
 
 using nlohmann::json;
 
-RunPlan Plan() {
+RunPlan OciPlan() {
   RunPlan plan;
   plan.job = "train";
   plan.engine = "oci";
@@ -41,7 +41,7 @@ std::vector<std::string> Namespaces(const json& config) {
 TEST_CASE("a plan as an OCI runtime's configuration") {
   OciSetting setting;
   setting.root = "/scratch/root";
-  const json config = OciConfig(Plan(), setting);
+  const json config = OciConfig(OciPlan(), setting);
   CHECK(config["ociVersion"] == "1.0.2");
   CHECK(config["hostname"] == "mnist");
   CHECK(config["root"] == json::parse(R"({"path": "/scratch/root", "readonly": false})"));
@@ -58,7 +58,7 @@ TEST_CASE("a plan as an OCI runtime's configuration") {
         json::parse(R"(["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
                         "/proc/sysrq-trigger"])"));
   CHECK(!config.contains("hooks"));
-  RunPlan plan = Plan();
+  RunPlan plan = OciPlan();
   plan.terminal = true;
   CHECK(OciConfig(plan, setting)["process"]["terminal"] == true);
 }
@@ -67,7 +67,7 @@ TEST_CASE("an OCI container's mounts, in their order") {
   OciSetting setting;
   setting.hosts = "/scratch/hosts";
   setting.resolv = "/scratch/resolv.conf";
-  CHECK(OciConfig(Plan(), setting)["mounts"] == json::parse(R"([
+  CHECK(OciConfig(OciPlan(), setting)["mounts"] == json::parse(R"([
     {"destination": "/proc", "type": "proc", "source": "proc",
      "options": ["nosuid", "noexec", "nodev"]},
     {"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
@@ -92,13 +92,13 @@ TEST_CASE("an OCI container's mounts, in their order") {
      "options": ["rbind", "rprivate", "rw"]},
     {"destination": "/home/user", "type": "tmpfs", "source": "tmpfs",
      "options": ["nosuid", "nodev", "mode=0777"]}])"));
-  const json without = OciConfig(Plan(), {});
+  const json without = OciConfig(OciPlan(), {});
   CHECK(MountOf(without, "/etc/hosts").is_null());
   CHECK(MountOf(without, "/etc/resolv.conf").is_null());
 }
 
 TEST_CASE("ordinary users get their own id again, with one mapping of one id") {
-  const json root = OciConfig(Plan(), {});
+  const json root = OciConfig(OciPlan(), {});
   CHECK(Namespaces(root) == std::vector<std::string>{"mount", "ipc", "uts", "pid"});
   CHECK(!root["linux"].contains("uidMappings"));
   CHECK(!root["linux"].contains("gidMappings"));
@@ -106,7 +106,7 @@ TEST_CASE("ordinary users get their own id again, with one mapping of one id") {
   OciSetting setting;
   setting.user_namespace = true;
   setting.tty_group = false;
-  const json ordinary = OciConfig(Plan(), setting);
+  const json ordinary = OciConfig(OciPlan(), setting);
   CHECK(Namespaces(ordinary) == std::vector<std::string>{"mount", "ipc", "uts", "pid", "user"});
   CHECK(ordinary["linux"]["uidMappings"] ==
         json::parse(R"([{"containerID": 1000, "hostID": 0, "size": 1}])"));
@@ -120,7 +120,7 @@ TEST_CASE("ordinary users get their own id again, with one mapping of one id") {
 }
 
 TEST_CASE("only uid 0 has capabilities, docker's default set") {
-  RunPlan plan = Plan();
+  RunPlan plan = OciPlan();
   plan.uid = 0;
   const json expected = json::parse(R"(["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER",
     "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_NET_BIND_SERVICE",
@@ -138,7 +138,7 @@ TEST_CASE("only uid 0 has capabilities, docker's default set") {
 TEST_CASE("without a pid namespace the host's /proc is bound") {
   OciSetting setting;
   setting.pid_namespace = false;
-  const json config = OciConfig(Plan(), setting);
+  const json config = OciConfig(OciPlan(), setting);
   CHECK(Namespaces(config) == std::vector<std::string>{"mount", "ipc", "uts"});
   CHECK(MountOf(config, "/proc") ==
         json::parse(R"({"destination": "/proc", "type": "bind", "source": "/proc",
@@ -146,7 +146,7 @@ TEST_CASE("without a pid namespace the host's /proc is bound") {
 }
 
 TEST_CASE("a private network is a namespace, the host's is none") {
-  RunPlan plan = Plan();
+  RunPlan plan = OciPlan();
   plan.network = "private";
   CHECK(Namespaces(OciConfig(plan, {})) ==
         std::vector<std::string>{"mount", "ipc", "uts", "pid", "network"});
@@ -162,7 +162,7 @@ TEST_CASE("GPU edits: the driver's libraries come before the image's, its variab
   setting.gpus.hooks = {
       {"createContainer", "/usr/bin/nvidia-cdi-hook", {"nvidia-cdi-hook", "a"}, {}},
       {"createContainer", "/usr/bin/other", {"other"}, {"A=1"}}};
-  RunPlan plan = Plan();
+  RunPlan plan = OciPlan();
   const json config = OciConfig(plan, setting);
   CHECK(config["process"]["env"] ==
         json::parse(R"(["HOME=/driver", "LD_LIBRARY_PATH=/opt/envkit/driver:/opt/lib",

@@ -11,7 +11,7 @@ using namespace envkit;
 
 namespace {
 
-const std::string kHash(64, 'd');
+const std::string kDebHash(64, 'd');
 const DebianMirror kMirror{"http://example.com/debian", "http://example.com/debian-security",
                            "this machine's apt sources"};
 
@@ -105,7 +105,7 @@ TEST_CASE("apt's line about a package") {
   const auto deb = ParsePrintedUri(
       "'http://example.com/debian/pool/main/u/util-linux/bsdutils_2.41-12%2bdeb13u5_amd64.deb' "
       "bsdutils_1%3a2.41-12+deb13u5_amd64.deb 110208 SHA256:" +
-          kHash,
+          kDebHash,
       "trixie", kMirror);
   REQUIRE(deb);
   CHECK(deb->name == "bsdutils");
@@ -114,11 +114,11 @@ TEST_CASE("apt's line about a package") {
   CHECK(deb->suite == "trixie");
   CHECK(deb->file == "pool/main/u/util-linux/bsdutils_2.41-12+deb13u5_amd64.deb");
   CHECK(deb->size == 110208);
-  CHECK(deb->sha256 == kHash);
+  CHECK(deb->sha256 == kDebHash);
   const auto security = ParsePrintedUri(
       "'http://example.com/debian-security/pool/updates/main/x/xz/xz_1_all.deb' xz_1_all.deb 1 "
       "SHA256:" +
-          kHash,
+          kDebHash,
       "trixie", kMirror);
   REQUIRE(security);
   CHECK(security->suite == "trixie-security");
@@ -129,12 +129,12 @@ TEST_CASE("a line that is none of apt's is an error") {
   const std::string url = "'http://example.com/debian/pool/a_1_all.deb'";
   for (const std::string& line :
        {std::string("E: broken"), std::string("'unclosed"), url + " a_1_all.deb 1 MD5Sum:0",
-        url + " a_1_all.deb x SHA256:" + kHash, url + " a_1_all.deb -1 SHA256:" + kHash,
-        url + " a_1_all.deb 1 SHA256:short", url + " a_all.deb 1 SHA256:" + kHash,
-        url + " a_1_all 1 SHA256:" + kHash,
-        "'http://example.org/debian/pool/a_1_all.deb' a_1_all.deb 1 SHA256:" + kHash,
-        "'http://example.com/debian/dists/a_1_all.deb' a_1_all.deb 1 SHA256:" + kHash,
-        "'http://example.com/debian/pool/%2e%2e/a_1_all.deb' a_1_all.deb 1 SHA256:" + kHash}) {
+        url + " a_1_all.deb x SHA256:" + kDebHash, url + " a_1_all.deb -1 SHA256:" + kDebHash,
+        url + " a_1_all.deb 1 SHA256:short", url + " a_all.deb 1 SHA256:" + kDebHash,
+        url + " a_1_all 1 SHA256:" + kDebHash,
+        "'http://example.org/debian/pool/a_1_all.deb' a_1_all.deb 1 SHA256:" + kDebHash,
+        "'http://example.com/debian/dists/a_1_all.deb' a_1_all.deb 1 SHA256:" + kDebHash,
+        "'http://example.com/debian/pool/%2e%2e/a_1_all.deb' a_1_all.deb 1 SHA256:" + kDebHash}) {
     CAPTURE(line);
     const auto deb = ParsePrintedUri(line, "trixie", kMirror);
     REQUIRE_FALSE(deb);

@@ -18,9 +18,9 @@ const std::string kHash(64, 'b');
 const std::string kOther(64, 'c');
 
 // A home directory and system directories of a test's own.
-struct Machine {
+struct UserMachine {
   Scratch scratch;
-  Environment environment{{"HOME", (scratch / "home").string()}};
+  ProxyVariables environment{{"HOME", (scratch / "home").string()}};
   void Write(const std::string& file, const std::string& text) {
     REQUIRE(WriteFileAtomic(scratch / file, text));
   }
@@ -34,7 +34,7 @@ using Urls = std::vector<std::string>;
 }  // namespace
 
 TEST_CASE("nothing configured: no index is known") {
-  const Machine machine;
+  const UserMachine machine;
   CHECK(machine.Indexes().main.empty());
   CHECK(machine.Indexes().All().empty());
   CHECK(machine.Indexes().Describe() == "uv's default index");
@@ -42,7 +42,7 @@ TEST_CASE("nothing configured: no index is known") {
 }
 
 TEST_CASE("the nearest setting wins") {
-  Machine machine;
+  UserMachine machine;
   const auto expect = [&](const std::string& url, const std::string& origin) {
     CHECK(machine.Indexes().main == url);
     CHECK(machine.Indexes().origin.ends_with(origin));
@@ -75,7 +75,7 @@ TEST_CASE("the nearest setting wins") {
 }
 
 TEST_CASE("settings can be switched off and replaced") {
-  Machine machine;
+  UserMachine machine;
   machine.Write("home/.config/pip/pip.conf", "[global]\nindex-url = https://example.com/user\n");
   machine.Write("etc/pip.conf", "[global]\nindex-url = https://example.com/system\n");
   machine.environment["PIP_CONFIG_FILE"] = "/dev/null";
@@ -96,7 +96,7 @@ TEST_CASE("settings can be switched off and replaced") {
 }
 
 TEST_CASE("damaged settings are passed over") {
-  Machine machine;
+  UserMachine machine;
   machine.Write("home/.config/uv/uv.toml", "index-url = [\n");
   machine.Write("home/.config/pip/pip.conf", "index-url\n]\n[global\n = \n  indented\n[]\n=x\n");
   CHECK(machine.Indexes().main.empty());
@@ -105,7 +105,7 @@ TEST_CASE("damaged settings are passed over") {
 }
 
 TEST_CASE("extra indexes come from everywhere, once each") {
-  Machine machine;
+  UserMachine machine;
   machine.environment["UV_INDEX"] = "corp=https://example.com/a https://example.com/b";
   machine.environment["UV_EXTRA_INDEX_URL"] = "https://example.com/b";
   machine.environment["PIP_EXTRA_INDEX_URL"] = "https://example.com/c";
@@ -121,13 +121,13 @@ TEST_CASE("extra indexes come from everywhere, once each") {
                               "https://example.com/b", "https://example.com/c",
                               "https://example.com/f", "https://example.com/d",
                               "https://example.com/e"});
-  const Environment for_uv = indexes.ForUv();
+  const ProxyVariables for_uv = indexes.ForUv();
   CHECK(for_uv.count("UV_DEFAULT_INDEX") == 0);
   CHECK(for_uv.at("UV_INDEX").starts_with("https://example.com/m https://example.com/a "));
 }
 
 TEST_CASE("credentials reach the index and nobody else") {
-  Machine machine;
+  UserMachine machine;
   machine.environment["UV_DEFAULT_INDEX"] = "https://ana:p%40ss@example.com/simple";
   machine.environment["UV_INDEX"] = "my-corp=https://example.com/corp";
   machine.environment["UV_INDEX_MY_CORP_USERNAME"] = "bob";

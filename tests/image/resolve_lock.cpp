@@ -18,7 +18,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-std::string Hash(char digit) { return std::string(64, digit); }
+std::string HashOf(char digit) { return std::string(64, digit); }
 
 // uv writes what `pylock` holds, and notes how it was called; apt prints what `uris` holds.
 constexpr char kUv[] = R"(#!/bin/sh
@@ -41,9 +41,9 @@ esac
 exit 0
 )";
 
-class Workplace {
+class LockWorkplace {
  public:
-  Workplace() {
+  LockWorkplace() {
     Program("uv", kUv);
     Program("apt-get", kApt);
     Program("apt-config",
@@ -60,7 +60,7 @@ class Workplace {
     Write("uris", Uri("libc6", "2.41-1", '1') + Uri("zlib1g", "1:1.3", '2'));
     Toml("");
   }
-  ~Workplace() {
+  ~LockWorkplace() {
     for (const auto& [name, value] : kept_) {
       if (value) {
         setenv(name.c_str(), value->c_str(), 1);
@@ -71,7 +71,7 @@ class Workplace {
   }
   static std::string Uri(const std::string& name, const std::string& version, char hash) {
     return "'http://example.com/debian/pool/main/x/" + name + "_1_amd64.deb' " + name + "_" +
-           version + "_amd64.deb 10 SHA256:" + Hash(hash) + "\n";
+           version + "_amd64.deb 10 SHA256:" + HashOf(hash) + "\n";
   }
   void Pylock(const std::string& torch, const std::string& cuda, const std::string& runtime = "") {
     std::string text = Package("torch", torch, "cp313-cp313-manylinux_2_28_x86_64", 'a');
@@ -137,8 +137,8 @@ class Workplace {
     file += "-" + version + "-" + tag + ".whl";
     return "[[packages]]\nname = \"" + name + "\"\nversion = \"" + version +
            "\"\nwheels = [{ url = \"http://example.com/" + file +
-           "\", upload-time = 2026-10-28T02:51:00Z, size = 9, hashes = { sha256 = \"" + Hash(hash) +
-           "\" } }]\n";
+           "\", upload-time = 2026-10-28T02:51:00Z, size = 9, hashes = { sha256 = \"" +
+           HashOf(hash) + "\" } }]\n";
   }
 
   Scratch scratch_;
@@ -148,7 +148,7 @@ class Workplace {
 }  // namespace
 
 TEST_CASE("envkit.toml becomes envkit.lock") {
-  Workplace work;
+  LockWorkplace work;
   work.Toml("packages = [\"six>1\"]\nsystem = [\"git\"]\n");
   const auto report = work.Update();
   REQUIRE_MESSAGE(report, report.error().Text());
@@ -183,7 +183,7 @@ TEST_CASE("envkit.toml becomes envkit.lock") {
 }
 
 TEST_CASE("an unchanged input leaves the lock alone") {
-  Workplace work;
+  LockWorkplace work;
   REQUIRE(work.Update());
   work.Remove("uv.called");
   const std::string before = work.Read("project/envkit.lock");
@@ -198,7 +198,7 @@ TEST_CASE("an unchanged input leaves the lock alone") {
 }
 
 TEST_CASE("a stale lock names the change, and is never mended by a check") {
-  Workplace work;
+  LockWorkplace work;
   CHECK(work.Failure({true, std::nullopt}) ==
         "error: envkit.lock does not fit envkit.toml\nthere is no envkit.lock\n  envkit lock\n");
   REQUIRE(work.Update());
@@ -215,7 +215,7 @@ TEST_CASE("a stale lock names the change, and is never mended by a check") {
 }
 
 TEST_CASE("locked versions are kept unless an upgrade is asked for") {
-  Workplace work;
+  LockWorkplace work;
   REQUIRE(work.Update());
   CHECK(work.Read("uv.preferred").empty());
   work.Toml("packages = [\"six\"]\n");
@@ -233,7 +233,7 @@ TEST_CASE("locked versions are kept unless an upgrade is asked for") {
 
   work.Remove("uv.preferred");
   work.Remove("uv.called");
-  work.Write("uris", Workplace::Uri("libc6", "2.41-2", '3'));
+  work.Write("uris", LockWorkplace::Uri("libc6", "2.41-2", '3'));
   const auto system = work.Update({false, "system"});
   REQUIRE(system);
   CHECK(work.Read("uv.called").empty());
@@ -251,7 +251,7 @@ TEST_CASE("locked versions are kept unless an upgrade is asked for") {
 }
 
 TEST_CASE("a damaged lock is made anew; a check says what is wrong with it") {
-  Workplace work;
+  LockWorkplace work;
   work.Write("project/envkit.lock", "<<<<<<< HEAD\n");
   CHECK(work.Failure({true, std::nullopt}).find("envkit.lock:1:1: error:") != std::string::npos);
   const auto report = work.Update();
@@ -260,7 +260,7 @@ TEST_CASE("a damaged lock is made anew; a check says what is wrong with it") {
 }
 
 TEST_CASE("CUDA follows from the build of torch that the index has") {
-  Workplace work;
+  LockWorkplace work;
   work.Toml("cuda = \"12.6\"\n");
   CHECK(
       work.Failure() ==
@@ -285,7 +285,7 @@ TEST_CASE("CUDA follows from the build of torch that the index has") {
 }
 
 TEST_CASE("a pair that never existed is refused before anything is resolved") {
-  Workplace work;
+  LockWorkplace work;
   work.Toml("torch = \"2.8\"\ncuda = \"12.1\"\n");
   CHECK(work.Failure() ==
         "envkit.toml:6:8: error: PyTorch 2.8 has no build for CUDA 12.1\n"
@@ -296,7 +296,8 @@ TEST_CASE("a pair that never existed is refused before anything is resolved") {
         "one that does in [index].\n"
         "  On the default index the nearest is cuda = \"12.8\".\n"
         "  Details: envkit matrix --torch 2.8\n");
-  work.Toml("torch = \"2.6\"\nbase = \"docker://x@sha256:" + Hash('a') + "\"\npython = \"3.14\"\n");
+  work.Toml("torch = \"2.6\"\nbase = \"docker://x@sha256:" + HashOf('a') +
+            "\"\npython = \"3.14\"\n");
   CHECK(work.Failure().starts_with(
       "envkit.toml:5:9: error: PyTorch 2.6.0 has no wheel for Python 3.14\n"));
   CHECK(work.Read("uv.called").empty());
@@ -305,7 +306,7 @@ TEST_CASE("a pair that never existed is refused before anything is resolved") {
 }
 
 TEST_CASE("a build that the default index does not serve needs an index that does") {
-  Workplace work;
+  LockWorkplace work;
   work.NoIndex();
   work.Toml("torch = \"2.11\"\ncuda = \"12.8\"\n");
   CHECK(work.Failure() ==
@@ -323,7 +324,7 @@ TEST_CASE("a build that the default index does not serve needs an index that doe
 }
 
 TEST_CASE("auto takes what this machine's driver runs") {
-  Workplace work;
+  LockWorkplace work;
   LockRequest here;
   here.machine.driver = "550.54.14";
   const std::string remedy =
@@ -360,7 +361,7 @@ TEST_CASE("auto takes what this machine's driver runs") {
 }
 
 TEST_CASE("a CUDA that is written down is locked for other machines too") {
-  Workplace work;
+  LockWorkplace work;
   LockRequest here;
   here.machine.driver = "550.54.14";
   work.Toml("torch = \"2.15\"\ncuda = \"13.2\"\n");
@@ -368,7 +369,7 @@ TEST_CASE("a CUDA that is written down is locked for other machines too") {
 }
 
 TEST_CASE("a torch of CUDA 12 gets the toolkit of its own CUDA") {
-  Workplace work;
+  LockWorkplace work;
   work.Toml("torch = \"2.10\"\n");
   // What uv says to the first question: the newest toolkit beside torch's own runtime.
   work.Pylock("2.10.0", "13.5.0", "12.8.90");
@@ -379,7 +380,7 @@ TEST_CASE("a torch of CUDA 12 gets the toolkit of its own CUDA") {
 }
 
 TEST_CASE("what uv or apt cannot do leaves the old lock in place") {
-  Workplace work;
+  LockWorkplace work;
   REQUIRE(work.Update());
   const std::string before = work.Read("project/envkit.lock");
   work.Write("uv.fails", "error: No solution found\n  cause: you require six>99\n");
@@ -415,7 +416,7 @@ const std::string kMine = "mine-1.0-py3-none-any.whl";
 }  // namespace
 
 TEST_CASE("requirement files: uv reads what is its format, and gets the rest as lines") {
-  Workplace work;
+  LockWorkplace work;
   work.Write("project/requirements.txt", "six\n--extra-index-url http://bo:word@example.org/i\n");
   work.Write("project/pyproject.toml",
              "[project]\nname = \"p\"\ndependencies = [\"attrs\"]\n"
@@ -451,7 +452,7 @@ TEST_CASE("requirement files: uv reads what is its format, and gets the rest as 
 }
 
 TEST_CASE("a local wheel is locked by its hash, and taken from its place") {
-  Workplace work;
+  LockWorkplace work;
   work.Write("project/w/" + kMine, "wheel");
   work.Toml("packages = [\"./w/" + kMine + "[more] ; x\"]\n");
   const std::string sha256 = Sha256Of("wheel");
@@ -479,7 +480,7 @@ TEST_CASE("a local wheel is locked by its hash, and taken from its place") {
 }
 
 TEST_CASE("a wheel at a URL is fetched when it is locked, which also tells its size") {
-  Workplace work;
+  LockWorkplace work;
   LocalServer server({});
   server.Set("/w/" + kMine, "wheel");
   setenv("NO_PROXY", "127.0.0.1", 1);
@@ -494,8 +495,8 @@ TEST_CASE("a wheel at a URL is fetched when it is locked, which also tells its s
                   "\", from = \"" + url + "\" }") != std::string::npos);
   work.Write("pylock", plain + Archive("mine", "url = \"" + url + "\"", Sha256Of("else")));
   CHECK(work.Failure({false, ""}).find("sha256") != std::string::npos);
-  work.Write("pylock",
-             plain + Archive("mine", "url = \"http://a:b@example.com/" + kMine + "\"", Hash('5')));
+  work.Write("pylock", plain + Archive("mine", "url = \"http://a:b@example.com/" + kMine + "\"",
+                                       HashOf('5')));
   CHECK(work.Failure({false, ""}) ==
         "error: locking: the URL of " + kMine +
             " holds a user name or password\n"
@@ -503,10 +504,10 @@ TEST_CASE("a wheel at a URL is fetched when it is locked, which also tells its s
 }
 
 TEST_CASE("source alone is no wheel") {
-  Workplace work;
+  LockWorkplace work;
   work.Write("pylock",
              work.Read("pylock") +
-                 Archive("mine", "url = \"http://example.com/mine-1.0.tar.gz\"", Hash('5')));
+                 Archive("mine", "url = \"http://example.com/mine-1.0.tar.gz\"", HashOf('5')));
   CHECK(work.Failure() ==
         "error: locking: mine comes as source, and a lock names wheels\n"
         "  Make a wheel of it once, for CPython 3.13 on x86_64, and name that in [environment] "
@@ -529,17 +530,17 @@ TEST_CASE("source alone is no wheel") {
 }
 
 TEST_CASE("hashes in a requirement file are compared, which uv leaves out") {
-  Workplace work;
-  work.Write("project/requirements.txt", "torch --hash=sha256:" + Hash('a') + "\n");
+  LockWorkplace work;
+  work.Write("project/requirements.txt", "torch --hash=sha256:" + HashOf('a') + "\n");
   work.Toml("requirements = [\"requirements.txt\"]\n");
   REQUIRE(work.Update());
-  work.Write("project/requirements.txt", "torch --hash=sha256:" + Hash('f') + "\n");
+  work.Write("project/requirements.txt", "torch --hash=sha256:" + HashOf('f') + "\n");
   CHECK(work.Failure() ==
         "error: locking: requirements.txt has other hashes for torch 2.15.0, none of which is that "
         "of the index's file\n"
         "torch-2.15.0-cp313-cp313-manylinux_2_28_x86_64.whl\n"
         "sha256  " +
-            Hash('a') +
+            HashOf('a') +
             "\n"
             "  Either the index serves another file than the one that was meant, or "
             "requirements.txt was made for\n"
@@ -547,7 +548,7 @@ TEST_CASE("hashes in a requirement file are compared, which uv leaves out") {
 }
 
 TEST_CASE("two wishes for torch are named as that") {
-  Workplace work;
+  LockWorkplace work;
   work.Toml("torch = \"2.15\"\n");
   work.Write(
       "uv.fails",
@@ -577,7 +578,7 @@ TEST_CASE("two wishes for torch are named as that") {
 }
 
 TEST_CASE("of a chain of reasons the one that sums up is told; nothing old is built instead") {
-  Workplace work;
+  LockWorkplace work;
   work.Toml("torch = \"2.15\"\n");
   work.Write(
       "uv.fails",
@@ -594,7 +595,7 @@ TEST_CASE("of a chain of reasons the one that sums up is told; nothing old is bu
 }
 
 TEST_CASE("an index that wants a login says so") {
-  Workplace work;
+  LockWorkplace work;
   work.Write("uv.fails",
              "error: No solution found when resolving dependencies\n  cause: Because six was not "
              "found in the package registry\n\nhint: An index URL (http://example.com/simple) "
@@ -612,17 +613,17 @@ TEST_CASE("an index that wants a login says so") {
 }
 
 TEST_CASE("what uv says of our own files has the names that people know") {
-  Workplace work;
+  LockWorkplace work;
   work.Write("uv.fails",
              "error: Couldn't parse requirement in `$PWD/envkit.toml.in` at position 14\n");
   CHECK(work.Failure().find("in `$PWD/envkit.toml`\n") != std::string::npos);
 }
 
 TEST_CASE("Debian packages stay where nothing that they follow from has changed") {
-  Workplace work;
+  LockWorkplace work;
   REQUIRE(work.Update());
   work.Remove("apt.called");
-  work.Write("uris", Workplace::Uri("libc6", "2.41-2", '3'));
+  work.Write("uris", LockWorkplace::Uri("libc6", "2.41-2", '3'));
   work.Toml("packages = [\"six\"]\n");
   const auto wheels = work.Update();
   REQUIRE(wheels);
@@ -639,12 +640,12 @@ TEST_CASE("Debian packages stay where nothing that they follow from has changed"
 }
 
 TEST_CASE("another generation of CUDA is refused with the one that brings it") {
-  Workplace work;
+  LockWorkplace work;
   const std::string two =
       "[[packages]]\nname = \"nvidia-nccl-cu12\"\nversion = \"2\"\nwheels = [{ url = "
       "\"http://example.com/nvidia_nccl_cu12-2-py3-none-any.whl\", size = 9, hashes = { sha256 = "
       "\"" +
-      Hash('7') + "\" } }]\n";
+      HashOf('7') + "\" } }]\n";
   std::string one = two;
   for (std::size_t at = 0; (at = one.find("cu12", at)) != std::string::npos;) {
     one.replace(at, 4, "cu13");

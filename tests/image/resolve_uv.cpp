@@ -21,9 +21,9 @@ namespace {
 
 constexpr char kFile[] = "uv-9.9.9-py3-none-any.whl";
 
-class Workplace {
+class UvWorkplace {
  public:
-  Workplace() {
+  UvWorkplace() {
     REQUIRE(MakeDirectories(store.data / "tmp"));
     REQUIRE(MakeDirectories(store.data / "locks"));
     REQUIRE(MakeDirectories(store.cache));
@@ -44,7 +44,7 @@ class Workplace {
     Set("ENVKIT_SHARE", (scratch / "share").string());
     Pin();
   }
-  ~Workplace() {
+  ~UvWorkplace() {
     for (const auto& [name, value] : kept_) {
       value ? setenv(name.c_str(), value->c_str(), 1) : unsetenv(name.c_str());
     }
@@ -114,7 +114,7 @@ class Workplace {
 }  // namespace
 
 TEST_CASE("the uv on PATH is taken where it is new enough") {
-  Workplace work;
+  UvWorkplace work;
   work.Program("uv", "#!/bin/sh\necho uv 0.9.0\n");
   CHECK(work.Ensure() == work.scratch / "bin/uv");
   // Also where no wheel is pinned for the machine.
@@ -125,7 +125,7 @@ TEST_CASE("the uv on PATH is taken where it is new enough") {
 }
 
 TEST_CASE("the pinned uv comes from the user's index, once") {
-  Workplace work;
+  UvWorkplace work;
   LocalServer server({{"/simple/uv/", "<a href='/f/" + std::string(kFile) + "'>uv</a>"},
                       {"/f/" + std::string(kFile), work.Read("wheel")}});
   PythonIndexes indexes;
@@ -143,7 +143,7 @@ TEST_CASE("the pinned uv comes from the user's index, once") {
 }
 
 TEST_CASE("without any index pip fetches uv, and uv tells its default, which is remembered") {
-  Workplace work;
+  UvWorkplace work;
   const auto indexes = CompleteIndexes({}, work.store, work.terminal);
   REQUIRE_MESSAGE(indexes, indexes.error().Text());
   CHECK(indexes->main == "http://example.com/simple");
@@ -160,7 +160,7 @@ TEST_CASE("without any index pip fetches uv, and uv tells its default, which is 
 }
 
 TEST_CASE("what can go wrong with uv says so") {
-  Workplace work;
+  UvWorkplace work;
   work.Write("pip.fails", "ERROR: No matching distribution found for uv==9.9.9\n");
   CHECK(work.Failure() ==
         "error: fetching uv, which resolves Python packages: pip could not fetch "

@@ -11,7 +11,7 @@ using namespace envkit;
 
 namespace {
 
-const std::string kHash(64, 'a');
+const std::string kWheelHash(64, 'a');
 
 std::string Best(const std::vector<std::string>& files, const std::string& python = "3.13") {
   const auto best = BestWheel(files, CompatibleTags(python, "x86_64", 40));
@@ -24,7 +24,7 @@ std::string Package(const std::string& name, const std::string& wheels) {
 
 std::string Entry(const std::string& file, const std::string& more = "") {
   return "{ url = \"http://example.com/x/" + file + "\", " + more +
-         "size = 5, hashes = { sha256 = \"" + kHash + "\" } }";
+         "size = 5, hashes = { sha256 = \"" + kWheelHash + "\" } }";
 }
 
 }  // namespace
@@ -99,7 +99,7 @@ TEST_CASE("uv's pylock.toml becomes sorted wheels") {
   CHECK(resolution->wheels[0].name == "alpha");
   CHECK(resolution->wheels[0].file == "alpha-1.0-cp313-cp313-linux_x86_64.whl");
   CHECK(resolution->wheels[0].size == 5);
-  CHECK(resolution->wheels[0].sha256 == kHash);
+  CHECK(resolution->wheels[0].sha256 == kWheelHash);
   CHECK(resolution->wheels[1].name == "torch");
   CHECK(resolution->torch_uploaded == 1793155860);
 
@@ -169,7 +169,7 @@ TEST_CASE("uv's words reach the user, with what to do, and without passwords") {
 }
 
 TEST_CASE("uv trusts the certificates that our own downloads trust") {
-  CHECK(TrustForUv({}) == Environment{{"UV_SYSTEM_CERTS", "true"}});
+  CHECK(TrustForUv({}) == ProxyVariables{{"UV_SYSTEM_CERTS", "true"}});
   CHECK(TrustForUv({{"UV_SYSTEM_CERTS", "false"}, {"SSL_CERT_FILE", "/a"}, {"PIP_CERT", "/b"}})
             .empty());
   CHECK(TrustForUv({{"PIP_CERT", "/b"}, {"CURL_CA_BUNDLE", "/c"}}).at("SSL_CERT_FILE") == "/c");

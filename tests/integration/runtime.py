@@ -10,7 +10,7 @@ for folder in ("runtime", "toolkit", "tests/runtime", "examples/custom-cpp-model
     shutil.copytree(support.SOURCE / folder, project / folder)
 script = """
 set -e
-cmake -S /workspace/runtime -B /workspace/build -G Ninja -DCMAKE_BUILD_TYPE=Release \
+cmake -S /workspace/runtime -B /workspace/build -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_UNITY_BUILD=ON \
   -DENVKIT_RUNTIME_TESTS=ON -DENVKIT_CUDA=OFF \
   -DENVKIT_SITE_PACKAGES=/usr/local/lib/python3.13/dist-packages >/workspace/configure.log
 ninja -C /workspace/build

@@ -58,7 +58,7 @@ struct Listener {
   }
 };
 
-void Put(const fs::path& file, const std::string& text) {
+void PutFile(const fs::path& file, const std::string& text) {
   fs::create_directories(file.parent_path());
   REQUIRE(WriteFileAtomic(file, text));
 }
@@ -102,24 +102,26 @@ TEST_CASE("a taken port is an error that names who has it") {
 
 TEST_CASE("who listens on a port, from the tables of a kernel") {
   const Scratch proc;
-  Put(proc / "net/tcp", std::string(kHeader) +
-                            "   0: 0100007F:7345 00000000:0000 01 0:0 0:0 0 0 0 111\n"
-                            "   1: 00000000:7345 00000000:0000 0A 0:0 0:0 0 4294901 0 12345 1\n"
-                            "   2: 00000000:7346 00000000:0000 0A 0:0 0:0 0 4294902 0 12346 1\n");
-  Put(proc / "net/tcp6",
+  PutFile(proc / "net/tcp",
+          std::string(kHeader) +
+              "   0: 0100007F:7345 00000000:0000 01 0:0 0:0 0 0 0 111\n"
+              "   1: 00000000:7345 00000000:0000 0A 0:0 0:0 0 4294901 0 12345 1\n"
+              "   2: 00000000:7346 00000000:0000 0A 0:0 0:0 0 4294902 0 12346 1\n");
+  PutFile(
+      proc / "net/tcp6",
       std::string(kHeader) +
           "   0: 00000000000000000000000000000000:7347 0:0000 0A 0:0 0:0 0 4294903 0 12347 1\n");
-  Put(proc / "4242/comm", "python3\n");
-  Put(proc / "4242/cmdline", std::string("python3\0train_old.py\0--lr\0"
-                                         "0.1\0",
-                                         30));
+  PutFile(proc / "4242/comm", "python3\n");
+  PutFile(proc / "4242/cmdline", std::string("python3\0train_old.py\0--lr\0"
+                                             "0.1\0",
+                                             30));
   fs::create_directories(proc / "4242/fd");
   fs::create_symlink("/dev/null", proc / "4242/fd/0");
   fs::create_symlink("socket:[12345]", proc / "4242/fd/7");
   fs::create_directories(proc / "4243/fd");
   fs::create_symlink("socket:[111]", proc / "4243/fd/3");
-  Put(proc / "77/comm", "a\n");
-  Put(proc / "77/cmdline", std::string("a\0", 2) + std::string(100, 'x'));
+  PutFile(proc / "77/comm", "a\n");
+  PutFile(proc / "77/cmdline", std::string("a\0", 2) + std::string(100, 'x'));
   fs::create_directories(proc / "77/fd");
   fs::create_symlink("socket:[12347]", proc / "77/fd/3");
 

@@ -19,7 +19,7 @@ const RankEnd kKilled{
     .rank = 2, .pid = 48213, .code = 137, .signal = SIGKILL, .gpu = "", .host = ""};
 const RankEnd kExited{.rank = 1, .pid = 77, .code = 3, .signal = 0, .gpu = "", .host = ""};
 
-void Put(const fs::path& file, const std::string& text) {
+void PutReport(const fs::path& file, const std::string& text) {
   fs::create_directories(file.parent_path());
   REQUIRE(WriteFileAtomic(file, text));
 }
@@ -63,13 +63,13 @@ TEST_CASE("why a rank ended") {
 
 TEST_CASE("counters of the OOM killer: cgroup v2, the tightest limit counts") {
   const Scratch root;
-  Put(root / "proc/vmstat", "nr_free_pages 12\noom_kill 7\n");
-  Put(root / "proc/self/cgroup", "0::/job/step\n");
+  PutReport(root / "proc/vmstat", "nr_free_pages 12\noom_kill 7\n");
+  PutReport(root / "proc/self/cgroup", "0::/job/step\n");
   const fs::path mount = root / "sys/fs/cgroup";
-  Put(mount / "job/step/memory.events", "low 0\nhigh 9\nmax 8\noom 5\noom_kill 4\n");
-  Put(mount / "job/step/memory.max", "max\n");
-  Put(mount / "job/memory.max", "1073741824\n");
-  Put(mount / "memory.max", "4294967296\n");
+  PutReport(mount / "job/step/memory.events", "low 0\nhigh 9\nmax 8\noom 5\noom_kill 4\n");
+  PutReport(mount / "job/step/memory.max", "max\n");
+  PutReport(mount / "job/memory.max", "1073741824\n");
+  PutReport(mount / "memory.max", "4294967296\n");
   const OomCounters counters = ReadOomCounters(root.path());
   CHECK(counters.machine == 7);
   CHECK(counters.cgroup == 4);
@@ -79,11 +79,11 @@ TEST_CASE("counters of the OOM killer: cgroup v2, the tightest limit counts") {
 
 TEST_CASE("counters of the OOM killer: cgroup v1 beside an empty v2") {
   const Scratch root;
-  Put(root / "proc/self/cgroup", "5:cpu,cpuacct:/x\n4:memory:/job\n0::/other\n");
+  PutReport(root / "proc/self/cgroup", "5:cpu,cpuacct:/x\n4:memory:/job\n0::/other\n");
   const fs::path mount = root / "sys/fs/cgroup/memory";
-  Put(mount / "job/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n");
-  Put(mount / "job/memory.limit_in_bytes", "2147483648\n");
-  Put(mount / "memory.limit_in_bytes", "9223372036854771712\n");  // v1's way to say none
+  PutReport(mount / "job/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n");
+  PutReport(mount / "job/memory.limit_in_bytes", "2147483648\n");
+  PutReport(mount / "memory.limit_in_bytes", "9223372036854771712\n");  // v1's way to say none
   const OomCounters counters = ReadOomCounters(root.path());
   CHECK(counters.cgroup == 3);
   CHECK(counters.machine == 0);
@@ -93,9 +93,9 @@ TEST_CASE("counters of the OOM killer: cgroup v1 beside an empty v2") {
 
 TEST_CASE("counters of the OOM killer: the host's path in a container is not below the mount") {
   const Scratch root;
-  Put(root / "proc/self/cgroup", "0::/system.slice/docker-abc.scope\n");
-  Put(root / "sys/fs/cgroup/memory.events", "oom_kill 2\n");
-  Put(root / "sys/fs/cgroup/memory.max", "1024\n");
+  PutReport(root / "proc/self/cgroup", "0::/system.slice/docker-abc.scope\n");
+  PutReport(root / "sys/fs/cgroup/memory.events", "oom_kill 2\n");
+  PutReport(root / "sys/fs/cgroup/memory.max", "1024\n");
   CHECK(ReadOomCounters(root.path()).cgroup == 2);
   CHECK(ReadOomCounters(root.path()).limit_bytes == 1024u);
 }
@@ -112,7 +112,7 @@ TEST_CASE("the error file of torch's @record") {
   const Scratch scratch;
   const fs::path file = scratch / "error.json";
   const auto read = [&](const std::string& text) {
-    Put(file, text);
+    PutReport(file, text);
     return ReadErrorFile(file).value_or("nothing");
   };
   CHECK(ReadErrorFile(file).value_or("nothing") == "nothing");

@@ -41,7 +41,7 @@ Lock Small() {
   return lock;
 }
 
-std::string Problems(const std::string& text) {
+std::string LockProblems(const std::string& text) {
   const auto lock = ParseLock(text, "/p/envkit.lock");
   if (lock) return "";
   CHECK(lock.error().code == ExitCode::kUsage);
@@ -216,7 +216,7 @@ TEST_CASE("requirement files and origins of wheels are written only where there 
   REQUIRE_MESSAGE(read, read.error().Text());
   CHECK(LockToToml(*read) == text);
   CHECK(read->inputs == lock.inputs);
-  CHECK(Problems(Replaced(text, "from = \"wheels", "from = \"https://ana:secret@example.com"))
+  CHECK(LockProblems(Replaced(text, "from = \"wheels", "from = \"https://ana:secret@example.com"))
             .find("from is not a path or a URL") != std::string::npos);
 
   LockInputs inputs = lock.inputs;
@@ -254,17 +254,17 @@ TEST_CASE("sources are written with what their builds need, and read back") {
   REQUIRE_MESSAGE(read, read.error().Text());
   CHECK(LockToToml(*read) == text);
   CHECK(read->build_wheels.size() == 2);
-  CHECK(
-      Problems(Replaced(text, "file = \"numpy-2.4.0.tar.gz\"", "file = \"../numpy-2.4.0.tar.gz\""))
-          .find("file is not an sdist's file name") != std::string::npos);
+  CHECK(LockProblems(
+            Replaced(text, "file = \"numpy-2.4.0.tar.gz\"", "file = \"../numpy-2.4.0.tar.gz\""))
+            .find("file is not an sdist's file name") != std::string::npos);
 }
 
 TEST_CASE("a damaged lock is refused at the place of the damage") {
   const std::string text = LockToToml(Small());
-  CHECK(Problems(text).empty());
+  CHECK(LockProblems(text).empty());
   const std::string next = "  The lock is damaged. Write it anew: envkit lock\n";
-  CHECK(Problems(text.substr(0, text.size() / 2)).ends_with(next));
-  CHECK(Problems("") ==
+  CHECK(LockProblems(text.substr(0, text.size() / 2)).ends_with(next));
+  CHECK(LockProblems("") ==
         "envkit.lock: error: \"schema\" is missing\n"
         "envkit.lock: error: \"torch\" is missing\n"
         "envkit.lock: error: \"cuda\" is missing\n"
@@ -272,7 +272,7 @@ TEST_CASE("a damaged lock is refused at the place of the damage") {
         "envkit.lock: error: \"source_date_epoch\" is missing\n"
         "envkit.lock: error: [inputs] is missing\n" +
             next);
-  CHECK(Problems(Replaced(text, "schema = 1", "schema = 2")) ==
+  CHECK(LockProblems(Replaced(text, "schema = 1", "schema = 2")) ==
         "envkit.lock:3:10: error: schema 2 is not known here\n"
         "    3 | schema = 2\n"
         "      |          ^\n"
@@ -321,7 +321,7 @@ TEST_CASE("a damaged lock is refused at the place of the damage") {
       {"variant = \"cpu\"", "variant = \"a b\"", "variant is not a variant"},
   };
   for (const Row& row : rows) {
-    const std::string shown = Problems(Replaced(text, row.old, row.with));
+    const std::string shown = LockProblems(Replaced(text, row.old, row.with));
     CAPTURE(row.with);
     CAPTURE(shown);
     CHECK(shown.find(": error: " + row.message + "\n") != std::string::npos);

@@ -16,6 +16,7 @@
 #include <unordered_set>
 #include <utility>
 
+#include "base/descriptor.h"
 #include "base/files.h"
 
 namespace envkit {
@@ -36,7 +37,7 @@ bool IsSafeRelativePath(std::string_view path) {
 namespace {
 
 // An entry's name in an error: whoever made the archive chose it.
-std::string Shown(std::string_view name) {
+std::string ShownName(std::string_view name) {
   std::string shown(name.substr(0, 200));
   for (char& c : shown) {
     if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
@@ -45,8 +46,9 @@ std::string Shown(std::string_view name) {
 }
 
 Unexpected Unsafe(const fs::path& archive, std::string_view name, std::string_view why) {
-  return Fail(fmt::format("{}: the entry \"{}\" {}", archive.filename().string(), Shown(name), why),
-              "The archive is damaged or was made to do harm: do not use it.");
+  return Fail(
+      fmt::format("{}: the entry \"{}\" {}", archive.filename().string(), ShownName(name), why),
+      "The archive is damaged or was made to do harm: do not use it.");
 }
 
 }  // namespace
@@ -165,8 +167,8 @@ Result<void> ZipReader::Read(const Entry& entry, const ByteSink& sink) const {
 }
 
 Error ZipReader::Damaged(const Entry& entry, std::string_view words) const {
-  return Fail(fmt::format("{}: reading {}: {}", state_->file.filename().string(), Shown(entry.name),
-                          words),
+  return Fail(fmt::format("{}: reading {}: {}", state_->file.filename().string(),
+                          ShownName(entry.name), words),
               "The archive is damaged: remove it and fetch it again.")
       .value();
 }
@@ -247,23 +249,6 @@ Result<std::string> ZipReader::ReadAll(const Entry& entry) const {
 // or came from the archive, is ever followed. (libarchive's SECURE_SYMLINKS, SECURE_NODOTDOT and
 // SECURE_NOABSOLUTEPATHS refuse the same.)
 namespace {
-
-class Descriptor {
- public:
-  explicit Descriptor(int fd = -1) : fd_(fd) {}
-  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  Descriptor& operator=(Descriptor&& other) noexcept {
-    std::swap(fd_, other.fd_);
-    return *this;
-  }
-  ~Descriptor() {
-    if (fd_ >= 0) close(fd_);
-  }
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 struct ReadCloser {
   void operator()(struct archive* reader) const { archive_read_free(reader); }
@@ -346,7 +331,7 @@ class TarExtractor {
   Unexpected Damaged() {
     const char* words = archive_error_string(reader_.get());
     return Fail(fmt::format("{} is not a readable tar archive: {}", archive_.string(),
-                            words == nullptr ? "unknown error" : Shown(words)),
+                            words == nullptr ? "unknown error" : ShownName(words)),
                 "The archive is damaged: remove it and fetch it again.");
   }
   Unexpected Failure(const std::string& path, int error) const {

@@ -18,25 +18,11 @@
 #include <random>
 #include <utility>
 
+#include "base/descriptor.h"
+
 namespace envkit {
 namespace fs = std::filesystem;
 namespace {
-
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  ~Descriptor() {
-    if (fd_ >= 0) close(fd_);
-  }
-  int get() const { return fd_; }
-  // Some file systems (NFS, quotas) report a full disk only here.
-  int Close() { return close(std::exchange(fd_, -1)); }
-
- private:
-  int fd_;
-};
 
 fs::path NearestExisting(const fs::path& path) {
   std::error_code ignored;
@@ -299,6 +285,10 @@ std::string HumanBytes(std::uint64_t bytes) {
   if (value >= whole_from) return fmt::format("{:.0f} {}", value, kUnits[unit]);
   const double tenths = std::round(value * 10) / 10;
   return fmt::format("{:.{}f} {}", tenths, tenths == std::floor(tenths) ? 0 : 1, kUnits[unit]);
+}
+
+double SecondsSince(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 std::string HumanSeconds(double seconds) {

@@ -1,6 +1,7 @@
 // Files that survive being killed at any moment: write to a temporary, fsync, rename.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <string>
@@ -55,5 +56,6 @@ class FileLock {
 std::string HumanBytes(std::uint64_t bytes);
 // "0.18 s", "58 s", "1 min 12 s".
 std::string HumanSeconds(double seconds);
+double SecondsSince(std::chrono::steady_clock::time_point start);
 
 }  // namespace envkit

@@ -40,7 +40,7 @@ constexpr auto kSaveEvery = std::chrono::milliseconds(500);
 constexpr auto kLongestBackoff = std::chrono::seconds(30);
 
 // For messages: signed URLs carry secrets in the query, too.
-std::string Shown(std::string_view url) {
+std::string ShownUrl(std::string_view url) {
   std::string shown = RedactUrl(url);
   const std::size_t query = shown.find_first_of("?#");
   if (query != std::string::npos) shown.resize(query);
@@ -48,7 +48,7 @@ std::string Shown(std::string_view url) {
 }
 
 std::string HostOf(std::string_view url) {
-  const std::string shown = Shown(url);
+  const std::string shown = ShownUrl(url);
   const std::size_t scheme = shown.find("://");
   const std::size_t begin = scheme == std::string::npos ? 0 : scheme + 3;
   return shown.substr(begin, std::min(shown.find('/', begin), shown.size()) - begin);
@@ -194,7 +194,7 @@ bool IsStatusError(CURLcode code, long status) {
 Trouble StatusTrouble(CURL* curl, const std::string& url, long status) {
   Trouble trouble;
   trouble.outcome = WorthAnotherTry(status) ? Outcome::kAgain : Outcome::kRefused;
-  trouble.what = fmt::format("{} answers with HTTP {}", Shown(url), status);
+  trouble.what = fmt::format("{} answers with HTTP {}", ShownUrl(url), status);
   if (status == 401 || status == 403 || status == 407) {
     trouble.what += status == 407 ? " (the proxy wants a login)" : " (not allowed)";
     trouble.next = status == 407 ? "Put the login into https_proxy: http://USER:PASSWORD@HOST:PORT."
@@ -727,7 +727,7 @@ bool Fetcher::CheckAnswer(Transfer& transfer) {
         value == nullptr ? 0 : std::sscanf(value, "bytes %llu-%llu/%llu", &from, &to, &whole);
     if (fields < 2 || from != transfer.wanted_from) {
       if (!transfer.ranged) {
-        transfer.trouble = Refused(fmt::format("{} sends a range of the file only", Shown(url)));
+        transfer.trouble = Refused(fmt::format("{} sends a range of the file only", ShownUrl(url)));
         return false;
       }
       // A server that cannot count: the whole file, then.
@@ -751,7 +751,7 @@ bool Fetcher::CheckAnswer(Transfer& transfer) {
   }
   if (size != 0 && job.download->size != 0 && size != job.download->size) {
     transfer.trouble = Refused(
-        fmt::format("{} has {} bytes, the lock names {}", Shown(url), size, job.download->size));
+        fmt::format("{} has {} bytes, the lock names {}", ShownUrl(url), size, job.download->size));
     return false;
   }
   if (job.size == 0 && size != 0) {
@@ -774,7 +774,7 @@ std::size_t Fetcher::OnBody(char* data, std::size_t one, std::size_t count, void
   Piece& piece = *transfer.piece;
   if (piece.end != 0 && piece.at + size > piece.end) {
     transfer.trouble =
-        Refused(fmt::format("{} sends more bytes than were asked for", Shown(*transfer.url)));
+        Refused(fmt::format("{} sends more bytes than were asked for", ShownUrl(*transfer.url)));
     return 0;
   }
   std::size_t at = 0;
@@ -850,7 +850,7 @@ Trouble Fetcher::TryOnce(CURL* curl, const Task& task, const std::string& url) {
     // What an earlier run left may be all of it, or of another file.
     job.restart = job.resumed;
     if (!job.restart) {
-      return Refused(fmt::format("{} is shorter than the lock says (HTTP 416)", Shown(url)));
+      return Refused(fmt::format("{} is shorter than the lock says (HTTP 416)", ShownUrl(url)));
     }
     changed_.notify_all();
     return Stopped();
@@ -1012,7 +1012,7 @@ void Fetcher::Conclude(const std::shared_ptr<Job>& job) {
       once_more = job->resumed;
       if (!once_more && job->url + 1 < download.urls.size()) {
         ++job->url;
-        job->tried.push_back(fmt::format("{} has another sha256: {}", Shown(url), *hash));
+        job->tried.push_back(fmt::format("{} has another sha256: {}", ShownUrl(url), *hash));
         job->ranges = true;
         once_more = true;
       }
@@ -1024,7 +1024,7 @@ void Fetcher::Conclude(const std::shared_ptr<Job>& job) {
     }
     DropPart(*job);
     FailWith(*job, Fail(fmt::format("{} has the wrong sha256\nexpected  {}\ngot       {}",
-                                    Shown(url), download.sha256, *hash),
+                                    ShownUrl(url), download.sha256, *hash),
                         Refused("").next)
                        .value());
     return;
@@ -1102,7 +1102,7 @@ Result<std::string> HttpGet(const std::string& url,
     curl_easy_getinfo(curl.get(), CURLINFO_RESPONSE_CODE, &status);
     Trouble trouble;
     if (code == CURLE_WRITE_ERROR) {
-      return Fail(fmt::format("{} is larger than {}", Shown(url), HumanBytes(kDocumentLimit)));
+      return Fail(fmt::format("{} is larger than {}", ShownUrl(url), HumanBytes(kDocumentLimit)));
     }
     if (IsStatusError(code, status)) {
       trouble = StatusTrouble(curl.get(), url, status);

@@ -24,6 +24,8 @@
 #include <iostream>
 #include <utility>
 
+#include "base/descriptor.h"
+
 // Note [Boost.Process 1.81]
 // Boost's launcher forks, and reports the errno of a failed exec through a pipe. Everything between
 // fork and exec is ours (ChildSetup), since what Boost does there has defects:
@@ -40,27 +42,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr std::size_t kLastLines = 15;
-
-class Descriptor {
- public:
-  Descriptor() = default;
-  explicit Descriptor(int fd) : fd_(fd) {}
-  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  Descriptor& operator=(Descriptor&& other) noexcept {
-    std::swap(fd_, other.fd_);
-    return *this;
-  }
-  ~Descriptor() { Close(); }
-  int get() const { return fd_; }
-  bool open() const { return fd_ >= 0; }
-  void Close() {
-    if (fd_ >= 0) close(fd_);
-    fd_ = -1;
-  }
-
- private:
-  int fd_ = -1;
-};
 
 struct ChildSetup {
   const char* program = nullptr;

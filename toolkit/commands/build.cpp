@@ -13,7 +13,7 @@
 namespace envkit {
 namespace {
 
-struct Options {
+struct BuildOptions {
   std::string profile, variant, architecture;
   bool run_in_builder = false, dry_run = false;
 };
@@ -36,7 +36,7 @@ Result<int> RunInBuilder(const Environment& env, const std::string& variant, Con
   return result.exit_code;
 }
 
-Result<int> Build(const Options& options, Context& context) {
+Result<int> Build(const BuildOptions& options, Context& context) {
   ENVKIT_TRY(const Environment env, LoadEnvironment(context.directory, options.architecture));
   const bool foreign = env.project.architecture != HostArchitecture();
   if (foreign && !options.dry_run) {
@@ -80,7 +80,7 @@ Command BuildCommand() {
           "envkit build --dry-run --architecture aarch64   what a build there would make\n"
           "envkit build --run-in-builder -- g++ --version",
           [](CLI::App& app) -> Action {
-            auto options = std::make_shared<Options>();
+            auto options = std::make_shared<BuildOptions>();
             app.add_option("--profile", options->profile,
                            "train, python or dev (envkit.toml's by default)");
             app.add_option("--variant", options->variant, "cpu or cuda; by this machine's GPUs")

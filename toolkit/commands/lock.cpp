@@ -30,13 +30,13 @@ void Print(const LockReport& report, const std::string& ending, Context& context
   }
 }
 
-struct Options {
+struct LockOptions {
   LockRequest request;
   std::string architecture;
   bool record = false;
 };
 
-Result<int> Record(const Options& options, Context& context) {
+Result<int> Record(const LockOptions& options, Context& context) {
   ENVKIT_TRY(const Environment env, LoadEnvironment(context.directory, options.architecture));
   ENVKIT_TRY(const RecordReport report, RecordBuilt(env.project, env.lock, env.recipes, env.store));
   for (const BuiltImage& built : report.built) {
@@ -54,7 +54,7 @@ Result<int> Record(const Options& options, Context& context) {
   return 0;
 }
 
-Result<int> RunLock(const Options& options, Context& context) {
+Result<int> RunLock(const LockOptions& options, Context& context) {
   if (options.record) return Record(options, context);
   LockRequest request = options.request;
   const auto started = std::chrono::steady_clock::now();
@@ -88,7 +88,7 @@ Command LockCommand() {
           "envkit lock --check            in CI: exit code 1 where the lock is stale\n"
           "envkit lock --record           after envkit build: the images' digests, for verify",
           [](CLI::App& app) -> Action {
-            auto options = std::make_shared<Options>();
+            auto options = std::make_shared<LockOptions>();
             LockRequest* request = &options->request;
             CLI::Option* check =
                 app.add_flag("--check", request->check,

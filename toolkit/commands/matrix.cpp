@@ -13,7 +13,7 @@
 namespace envkit {
 namespace {
 
-struct Options {
+struct MatrixOptions {
   std::string torch, cuda, driver, gpu;
 };
 
@@ -23,7 +23,7 @@ Result<std::string> VersionOf(const std::string& option, const std::string& text
                "Such as: envkit matrix --torch 2.8 --cuda 12.6");
 }
 
-Result<int> RunMatrix(const Options& options, Context& context) {
+Result<int> RunMatrix(const MatrixOptions& options, Context& context) {
   Question question;
   std::string driver_from;
   ENVKIT_TRY(question.torch, VersionOf("--torch", options.torch));
@@ -63,7 +63,7 @@ Command MatrixCommand() {
           "envkit matrix --driver 550                  the newest that it runs\n"
           "envkit matrix --torch 2.8 --cuda 12.1       why not, and the nearest that exists",
           [](CLI::App& app) -> Action {
-            auto options = std::make_shared<Options>();
+            auto options = std::make_shared<MatrixOptions>();
             app.add_option("--torch", options->torch, "A line such as 2.15, or a release")
                 ->type_name("VERSION");
             app.add_option("--cuda", options->cuda, "Such as 12.8")->type_name("VERSION");

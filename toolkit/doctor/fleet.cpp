@@ -9,13 +9,15 @@
 #include <map>
 #include <set>
 
+#include "base/text.h"
+
 namespace envkit::doctor {
 namespace {
 
 using nlohmann::ordered_json;
 
 constexpr std::size_t kMostNodes = 4096;
-constexpr const char* kIndent = "           ";
+constexpr const char* kFleetIndent = "           ";
 
 bool Digits(std::string_view text) {
   constexpr std::size_t kMost = 9;  // fits an int
@@ -222,28 +224,22 @@ std::string OneLine(std::string text) {
   return text;
 }
 
-std::size_t Width(std::string_view text) {
-  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) {
-    return (static_cast<unsigned char>(c) & 0xc0) != 0x80;
-  }));
-}
-
 // Columns of equal width, each line after HEAD and then blanks of that width.
 std::string Table(const std::string& head, const std::vector<std::vector<std::string>>& rows) {
   std::vector<std::size_t> widths;
   for (const auto& row : rows) {
     widths.resize(std::max(widths.size(), row.size()));
-    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], Width(row[i]));
+    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], TextWidth(row[i]));
   }
   std::string text, start = head;
   for (const auto& row : rows) {
     std::string line = start;
     for (std::size_t i = 0; i < row.size(); ++i) {
       line += row[i];
-      if (i + 1 < row.size()) line += std::string(widths[i] - Width(row[i]) + 3, ' ');
+      if (i + 1 < row.size()) line += std::string(widths[i] - TextWidth(row[i]) + 3, ' ');
     }
     text += line + "\n";
-    start = std::string(Width(head), ' ');
+    start = std::string(TextWidth(head), ' ');
   }
   return text;
 }
@@ -280,8 +276,9 @@ std::string FindingsText(const std::vector<Node>& nodes, std::size_t answered, b
                         : one.severity == Severity::kWarn ? "WARN"
                                                           : "NOTE";
     const bool everywhere = one.nodes.size() == answered && answered > 1;
-    text += fmt::format("{}  {:4} {}\n{}on {}{}\n", label, one.rule->id, OneLine(one.title),
-                        kIndent, FoldNodes(one.nodes), everywhere ? ": all that answered" : "");
+    text +=
+        fmt::format("{}  {:4} {}\n{}on {}{}\n", label, one.rule->id, OneLine(one.title),
+                    kFleetIndent, FoldNodes(one.nodes), everywhere ? ": all that answered" : "");
   }
   return text;
 }
@@ -399,7 +396,8 @@ std::string FleetText(const std::vector<Node>& nodes, const ReportStyle& style) 
     if (same == reasons.end()) reasons.push_back({key, {node.name}});
   }
   for (const auto& [reason, names] : reasons) {
-    text += fmt::format("FAIL  no answer from {}\n{}{}\n", FoldNodes(names), kIndent, reason.first);
+    text += fmt::format("FAIL  no answer from {}\n{}{}\n", FoldNodes(names), kFleetIndent,
+                        reason.first);
     if (!reason.second.empty()) text += fmt::format("      fix  {}\n", reason.second);
   }
   text += FindingsText(nodes, answered.size(), style.verbose);

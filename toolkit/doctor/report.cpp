@@ -35,24 +35,18 @@ std::string Clean(std::string text) {
   return text;
 }
 
-std::size_t Width(std::string_view text) {  // in characters
-  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) {
-    return (static_cast<unsigned char>(c) & 0xc0) != 0x80;
-  }));
-}
-
 std::string Padded(const std::string& text, std::size_t width) {
   constexpr std::size_t kGap = 3;  // at least, after what is wider than its column
-  return text + std::string(width > Width(text) + kGap ? width - Width(text) : kGap, ' ');
+  return text + std::string(width > TextWidth(text) + kGap ? width - TextWidth(text) : kGap, ' ');
 }
 
 // HEAD, then TEXT broken at blanks; further lines are indented to where it began.
 std::string Wrapped(const std::string& head, std::string text, int columns) {
-  const std::size_t indent = Width(head);
+  const std::size_t indent = TextWidth(head);
   const std::size_t room = static_cast<std::size_t>(std::max(40, columns)) - indent;
   std::string out = head;
   text = Clean(std::move(text));
-  while (Width(text) > room) {
+  while (TextWidth(text) > room) {
     std::size_t cut = text.rfind(' ', room);
     if (cut == std::string::npos || cut == 0) cut = text.find(' ', room);
     if (cut == std::string::npos) break;
@@ -72,9 +66,9 @@ std::string FindingText(const Finding& finding, const ReportStyle& style) {
   text.replace(0, 4, Painted(Label(outcome.severity), kColours.at(outcome.severity), style));
   std::size_t names = 0, values = 0;
   for (const Evidence& one : outcome.evidence) {
-    names = std::max(names, Width(one.what));
+    names = std::max(names, TextWidth(one.what));
     constexpr std::size_t kWidest = 40;
-    if (Width(one.value) <= kWidest) values = std::max(values, Width(one.value));
+    if (TextWidth(one.value) <= kWidest) values = std::max(values, TextWidth(one.value));
   }
   for (const Evidence& one : outcome.evidence)
     text += kIndent + Padded(Clean(one.what), names + 3) + Padded(Clean(one.value), values + 3) +

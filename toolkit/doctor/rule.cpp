@@ -129,6 +129,11 @@ std::string InstallDriver(const Facts& facts, bool open) {
               : Install(facts, {"", "cuda-drivers", "cuda-drivers", "nvidia nvidia-utils"});
 }
 
+const std::string* FindVariable(const Facts& facts, const char* name) {
+  const auto found = facts.system.environment.find(name);
+  return found == facts.system.environment.end() ? nullptr : &found->second;
+}
+
 std::string InstallToolkit(const Facts& facts) {
   const std::string name = "nvidia-container-toolkit";
   return Install(facts, {name, name, name, name});

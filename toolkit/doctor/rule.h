@@ -113,6 +113,8 @@ bool OnWsl(const Facts& facts);
 // Why NVML's figures are not to be had; "" where they are.
 std::string WithoutNvml(const Facts& facts);
 std::string GpuName(const Gpu& gpu);  // "GPU 0 (NVIDIA H100)"
+// What a variable of the user's environment holds; nullptr: it is not set.
+const std::string* FindVariable(const Facts& facts, const char* name);
 // The driver's version, of whatever tells it.
 std::string DriverVersion(const Facts& facts);
 std::string GiB(std::int64_t bytes);

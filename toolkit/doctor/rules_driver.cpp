@@ -136,7 +136,7 @@ Outcome H03(const Facts& facts) {
   const LibraryCopy* library = FirstCopy(facts, "libnvidia-ml.so.1");
   if (library == nullptr) return NotApplicable("libnvidia-ml.so.1 is not installed");
   if (library->version.empty()) return Unknown(library->path + " has no version in its name");
-  if (CompareVersions(library->version, *driver.module_version) == 0) return Pass();
+  if (CompareNumbers(library->version, *driver.module_version) == 0) return Pass();
   Outcome found = Found(
       Severity::kFail, "The NVIDIA kernel module and the driver library are of different versions");
   found.Show("kernel module", driver.module_version);
@@ -148,7 +148,7 @@ Outcome H03(const Facts& facts) {
   const std::string reload =
       "sudo rmmod nvidia_uvm nvidia_drm nvidia_modeset nvidia && sudo modprobe nvidia";
   if (driver.disk_module_version &&
-      CompareVersions(*driver.disk_module_version, library->version) != 0) {
+      CompareNumbers(*driver.disk_module_version, library->version) != 0) {
     found.Show("module on disk", driver.disk_module_version);
     return found
         .Why("The driver's libraries were updated; its module was not built for this kernel.")
@@ -181,7 +181,7 @@ Outcome H04(const Facts& facts) {
   }
   if (IsCompat(*library)) return NotApplicable("a cuda-compat library comes first: see I03");
   if (library->version.empty()) return Unknown(library->path + " has no version in its name");
-  if (CompareVersions(library->version, *module) == 0) return Pass();
+  if (CompareNumbers(library->version, *module) == 0) return Pass();
   return Found(Severity::kFail,
                "libcuda.so.1 is not of the loaded driver's version (CUDA error 803)")
       .Show("kernel module", module)

@@ -224,7 +224,7 @@ Outcome D07(const Facts& facts) {
 Outcome D08(const Facts& facts) {
   const CdiSpec* spec = GpuSpec(facts);
   if (spec == nullptr) return NotApplicable("no CDI specification for GPUs");
-  if (CompareVersions(spec->version, "0.7.0") < 0) return Pass();
+  if (CompareNumbers(spec->version, "0.7.0") < 0) return Pass();
   const struct {
     const char *name, *least;
     const Text& version;
@@ -232,7 +232,7 @@ Outcome D08(const Facts& facts) {
                  {"podman", "5.1", facts.engines.podman},
                  {"containerd", "1.7.16", facts.engines.containerd}};
   for (const auto& engine : engines) {
-    if (!engine.version || CompareVersions(*engine.version, engine.least) >= 0) continue;
+    if (!engine.version || CompareNumbers(*engine.version, engine.least) >= 0) continue;
     return Found(Severity::kFail,
                  fmt::format("{} {} does not read this CDI specification's version", engine.name,
                              *engine.version))
@@ -248,11 +248,11 @@ Outcome D09(const Facts& facts) {
   const Text& version = facts.engines.toolkit;
   if (!version) return NotApplicable("the NVIDIA Container Toolkit is not installed");
   std::string hole;
-  if (CompareVersions(*version, "1.16.1") <= 0)
+  if (CompareNumbers(*version, "1.16.1") <= 0)
     hole = "CVE-2024-0132";
-  else if (CompareVersions(*version, "1.17.3") <= 0)
+  else if (CompareNumbers(*version, "1.17.3") <= 0)
     hole = "CVE-2025-23359";
-  else if (CompareVersions(*version, "1.17.7") <= 0)
+  else if (CompareNumbers(*version, "1.17.7") <= 0)
     hole = "CVE-2025-23266";
   const std::string name = "nvidia-container-toolkit";
   std::string update;
@@ -297,7 +297,7 @@ Outcome D10(const Facts& facts) {
   if (!facts.engines.toolkit) return NotApplicable("the NVIDIA Container Toolkit is not installed");
   // auto is legacy before 1.18, and injects devices as CDI does from then on.
   const bool legacy =
-      facts.engines.toolkit_mode == "legacy" || CompareVersions(*facts.engines.toolkit, "1.18") < 0;
+      facts.engines.toolkit_mode == "legacy" || CompareNumbers(*facts.engines.toolkit, "1.18") < 0;
   if (!legacy || facts.engines.docker.cgroup_driver != "systemd" || facts.driver.char_links)
     return Pass();
   return Found(Severity::kWarn,

@@ -267,7 +267,7 @@ Outcome H18(const Facts& facts) {
         .Run(version ? "" : exact)
         .Run(start);
   }
-  if (version && !module.empty() && CompareVersions(*version, module) != 0) {
+  if (version && !module.empty() && CompareNumbers(*version, module) != 0) {
     return Found(Severity::kFail, "The fabric manager is not of the driver's version (error 802)")
         .Show("driver", module, driver.module_version.from)
         .Show("nv-fabricmanager", version)
@@ -413,7 +413,7 @@ Outcome H23(const Facts& facts) {
   constexpr int kDmaBuf = 515;  // and kernel 5.12
   const bool open = facts.driver.open_module && *facts.driver.open_module;
   if (open && Branch(driver) >= kDmaBuf && facts.system.kernel &&
-      CompareVersions(*facts.system.kernel, "5.12") >= 0)
+      CompareNumbers(*facts.system.kernel, "5.12") >= 0)
     return Pass();
   if (facts.system.container && !facts.driver.module_version)
     return Unknown("the host's modules are not visible here");

@@ -12,11 +12,6 @@
 namespace envkit::doctor {
 namespace {
 
-const std::string* Environment(const Facts& facts, const char* name) {
-  const auto found = facts.system.environment.find(name);
-  return found == facts.system.environment.end() ? nullptr : &found->second;
-}
-
 const PythonPackage* Installed(const Facts& facts, std::string_view name) {
   for (const PythonPackage& package : facts.python.packages)
     if (package.name == name) return &package;
@@ -65,8 +60,8 @@ bool TermMet(std::string_view term, const std::string& cuda, const std::string& 
   const std::size_t end = std::min(term.find_first_not_of("<>=", at), term.size());
   const std::string_view name = term.substr(0, at), op = term.substr(at, end - at),
                          value = term.substr(end);
-  if (name == "cuda") return cuda.empty() || Compare(CompareVersions(cuda, value), op);
-  if (name == "driver") return driver.empty() || Compare(CompareVersions(driver, value), op);
+  if (name == "cuda") return cuda.empty() || Compare(CompareNumbers(cuda, value), op);
+  if (name == "driver") return driver.empty() || Compare(CompareNumbers(driver, value), op);
   return true;
 }
 
@@ -92,7 +87,7 @@ Machine MachineWith(const Facts& facts, const std::string& capability = "") {
   return machine;
 }
 
-std::string OneLine(std::string text) {
+std::string WithoutBreaks(std::string text) {
   std::replace(text.begin(), text.end(), '\n', ' ');
   return text;
 }
@@ -108,7 +103,7 @@ std::string CudaText(std::int64_t version) {
 }
 
 Outcome I01(const Facts& facts, const Matrix& matrix) {
-  const std::string* required = Environment(facts, "NVIDIA_REQUIRE_CUDA");
+  const std::string* required = FindVariable(facts, "NVIDIA_REQUIRE_CUDA");
   if (required == nullptr || required->empty()) return NotApplicable("no NVIDIA_REQUIRE_CUDA here");
   const Number& cuda = facts.nvml.cuda_version;
   const std::string driver = DriverVersion(facts);
@@ -140,11 +135,11 @@ Outcome I02(const Facts& facts, const Matrix& matrix) {
         .Show("CUDA " + build.cuda, "driver " + *floor + " or newer", "the version matrix")
         .Show("torch", build.torch + " for CUDA " + build.cuda, build.source)
         .Why("\"The NVIDIA driver on your system is too old\": each CUDA major has its floor.")
-        .Say(OneLine(advice->next) + " A change of envkit.toml needs: envkit lock.")
+        .Say(WithoutBreaks(advice->next) + " A change of envkit.toml needs: envkit lock.")
         .Run(InstallDriver(facts, true), "the driver's update");
   }
   const CudaRelease* own = ReleaseOf(matrix, cuda);
-  if (own != nullptr && CompareVersions(driver, own->driver) < 0) {
+  if (own != nullptr && CompareNumbers(driver, own->driver) < 0) {
     return Found(Severity::kInfo,
                  fmt::format(
                      "The driver is older than CUDA {}'s own: freshly compiled kernels may fail",
@@ -180,7 +175,7 @@ Outcome I03(const Facts& facts) {
         .Say("and a driver that is new enough for this CUDA: see I02");
   }
   const std::string driver = DriverVersion(facts);
-  if (!driver.empty() && CompareVersions(first->version, driver) < 0) {
+  if (!driver.empty() && CompareNumbers(first->version, driver) < 0) {
     return Found(Severity::kFail, "cuda-compat is older than the driver (CUDA error 803)")
         .Show("driver", driver, facts.driver.module_version.from)
         .Show("libcuda.so.1", first->version, first->path)
@@ -193,7 +188,7 @@ Outcome I03(const Facts& facts) {
 
 Outcome I04(const Facts& facts) {
   if (!HasGpu(facts)) return NotApplicable(kNoGpu);
-  const std::string* visible = Environment(facts, "CUDA_VISIBLE_DEVICES");
+  const std::string* visible = FindVariable(facts, "CUDA_VISIBLE_DEVICES");
   if (visible != nullptr) {
     const bool hidden = visible->empty() || *visible == "-1" || *visible == "NoDevFiles";
     std::string beyond;
@@ -220,14 +215,14 @@ Outcome I04(const Facts& facts) {
     }
   }
   if (!facts.system.container) return Pass();
-  const std::string* devices = Environment(facts, "NVIDIA_VISIBLE_DEVICES");
+  const std::string* devices = FindVariable(facts, "NVIDIA_VISIBLE_DEVICES");
   if (devices != nullptr && (*devices == "void" || *devices == "none")) {
     return Found(Severity::kFail, "The container was told to take no GPUs")
         .Show("NVIDIA_VISIBLE_DEVICES", *devices, "the environment")
         .Why("The image or the command sets it, and the NVIDIA runtime obeys.")
         .Run("docker run --gpus all -e NVIDIA_VISIBLE_DEVICES=all …");
   }
-  const std::string* capabilities = Environment(facts, "NVIDIA_DRIVER_CAPABILITIES");
+  const std::string* capabilities = FindVariable(facts, "NVIDIA_DRIVER_CAPABILITIES");
   if (capabilities != nullptr && *capabilities != "all") {
     for (const char* wanted : {"compute", "utility"}) {
       if (("," + *capabilities + ",").find(std::string(",") + wanted + ",") != std::string::npos)
@@ -273,7 +268,7 @@ Outcome I05(const Facts& facts, const Matrix& matrix) {
         .Show("torch", fmt::format("{} for CUDA {}", build.torch, build.cuda), build.source)
         .Why("\"no kernel image is available for execution on the device\": " + *problem + ".")
         .Say(verdict.fit == Fit::kFits ? "take a build that fits: envkit matrix"
-                                       : OneLine(verdict.next))
+                                       : WithoutBreaks(verdict.next))
         .Say("then: envkit lock");
   }
   return any ? Pass() : Unknown("no GPU tells its compute capability");
@@ -340,7 +335,7 @@ Outcome I08(const Facts& facts, const Matrix& matrix) {
   const SystemFacts& system = facts.system;
   const bool blackwell = std::any_of(
       facts.nvml.gpus.begin(), facts.nvml.gpus.end(),
-      [](const Gpu& gpu) { return CompareVersions(gpu.compute_capability, "10.0") >= 0; });
+      [](const Gpu& gpu) { return CompareNumbers(gpu.compute_capability, "10.0") >= 0; });
   if (facts.nvml.gpus.size() < 2 && !blackwell)
     return NotApplicable("with one GPU, NCCL has little to do");
   TorchBuild build;
@@ -382,7 +377,7 @@ Outcome I08(const Facts& facts, const Matrix& matrix) {
 Outcome I09(const Facts& facts) {
   if (Installed(facts, "torch") == nullptr) return NotApplicable("torch is not installed here");
   if (!facts.system.glibc) return Unknown(facts.system.glibc.unknown);
-  if (CompareVersions(*facts.system.glibc, "2.28") >= 0) return Pass();
+  if (CompareNumbers(*facts.system.glibc, "2.28") >= 0) return Pass();
   return Found(Severity::kFail, "The C library is older than torch's wheels need")
       .Show("glibc", facts.system.glibc)
       .Show("torch's wheels", "glibc 2.28 or newer", "manylinux_2_28")

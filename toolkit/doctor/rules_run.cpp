@@ -13,11 +13,6 @@ namespace {
 
 constexpr std::int64_t kMiB = 1 << 20, kGiB = 1 << 30;
 
-const std::string* Environment(const Facts& facts, const char* name) {
-  const auto found = facts.system.environment.find(name);
-  return found == facts.system.environment.end() ? nullptr : &found->second;
-}
-
 Outcome R01(const Facts& facts) {
   const Number& size = facts.system.shm_size;
   if (!size) return Unknown(size.unknown.empty() ? facts.system.unknown : size.unknown);
@@ -66,7 +61,7 @@ Outcome R02(const Facts& facts) {
 }
 
 Outcome R03(const Facts& facts) {
-  const std::string* port = Environment(facts, "MASTER_PORT");
+  const std::string* port = FindVariable(facts, "MASTER_PORT");
   if (port == nullptr) return NotApplicable("MASTER_PORT is not set");
   if (!facts.network.unknown.empty()) return Unknown(facts.network.unknown);
   const bool taken = std::any_of(facts.network.listening.begin(), facts.network.listening.end(),
@@ -95,7 +90,7 @@ bool InterfaceMatches(std::string pattern, const std::string& name) {
 
 Outcome R04(const Facts& facts) {
   for (const char* variable : {"NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "TP_SOCKET_IFNAME"}) {
-    const std::string* pattern = Environment(facts, variable);
+    const std::string* pattern = FindVariable(facts, variable);
     if (pattern == nullptr || pattern->empty()) continue;
     if (facts.network.interfaces.empty()) return Unknown("the network interfaces are not known");
     std::vector<std::string> up;

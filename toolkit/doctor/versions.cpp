@@ -38,7 +38,7 @@ const Ids kIds[] = {
 
 }  // namespace
 
-int CompareVersions(std::string_view a, std::string_view b) {
+int CompareNumbers(std::string_view a, std::string_view b) {
   auto left = Numbers(a), right = Numbers(b);
   const std::size_t most = std::max(left.size(), right.size());
   left.resize(most);

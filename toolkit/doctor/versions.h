@@ -11,7 +11,7 @@
 namespace envkit::doctor {
 
 // -1, 0, 1 by the leading numbers: "5.15.0-101-generic" is 5.15.0.
-int CompareVersions(std::string_view a, std::string_view b);
+int CompareNumbers(std::string_view a, std::string_view b);
 // The first COUNT numbers: Leading("2.11.0+cu130", 2) is "2.11".
 std::string Leading(std::string_view version, int count);
 // What the matrix may be asked with: "2.11.0" of "2.11.0+cu130"; "" where it is no version.

@@ -140,7 +140,7 @@ struct CgroupLimits {
   std::optional<std::uint64_t> memory;
 };
 
-void Lower(std::optional<double>& limit, double value) {
+void Lessen(std::optional<double>& limit, double value) {
   if (!limit || value < *limit) limit = value;
 }
 
@@ -154,7 +154,7 @@ void ReadGroup(const fs::path& group, CgroupLimits& limits) {
   }
   const auto quota_us = Number(quota), period_us = Number(period);
   if (quota_us && period_us && *quota_us > 0 && *period_us > 0)
-    Lower(limits.cpus, static_cast<double>(*quota_us) / static_cast<double>(*period_us));
+    Lessen(limits.cpus, static_cast<double>(*quota_us) / static_cast<double>(*period_us));
   for (const char* name : {"memory.max", "memory.limit_in_bytes"}) {
     const auto bytes = Number(ReadLine(group / name));
     constexpr std::uint64_t kNoLimit = std::uint64_t{1} << 60;  // cgroup 1 says 2^63 - 4096
@@ -250,7 +250,7 @@ bool MayRaiseLimits(const fs::path& root) {
   return true;
 }
 
-std::string Nodes(const std::vector<std::string>& names) {
+std::string NodeNames(const std::vector<std::string>& names) {
   std::string text;
   for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
   return text;
@@ -311,12 +311,12 @@ GpuVerdict JudgeGpus(const HostFacts& facts) {
   if (facts.device_nodes.empty()) missing.push_back("/dev/nvidia0");
   if (!facts.uvm_node) missing.push_back("/dev/nvidia-uvm");
   if (!missing.empty())
-    return unusable("the NVIDIA driver is loaded, but " + Nodes(missing) +
+    return unusable("the NVIDIA driver is loaded, but " + NodeNames(missing) +
                         (missing.size() == 1 ? " is" : " are") + " missing",
                     "sudo nvidia-modprobe -u -c=0\n"
                     "in a container: start it with its GPUs (docker run --gpus all)");
   if (!facts.closed_nodes.empty())
-    return unusable("this user may not open " + Nodes(facts.closed_nodes),
+    return unusable("this user may not open " + NodeNames(facts.closed_nodes),
                     "ls -l " + facts.closed_nodes[0] +
                         " names the group to join: sudo usermod -aG GROUP $USER");
   return {GpuState::kUsable, "", ""};

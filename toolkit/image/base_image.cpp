@@ -11,6 +11,7 @@
 #include "base/archive.h"
 #include "base/digest.h"
 #include "base/files.h"
+#include "image/outside.h"
 #include "image/registry.h"
 
 namespace envkit {
@@ -19,16 +20,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::uint64_t kLargestJson = 16 << 20;
-constexpr std::uint64_t kLargestGrowth = 200;
-constexpr std::uint64_t kAlwaysAllowed = 64 << 20;
 constexpr std::string_view kDigest = "@sha256:";
-
-std::string Text(const json& object, const char* key) {
-  if (!object.is_object()) return "";
-  const auto found = object.find(key);
-  return found != object.end() && found->is_string() ? found->get<std::string>() : "";
-}
 
 Result<std::string> CheckedBlob(const fs::path& layout, const std::string& digest) {
   if (!digest.starts_with("sha256:") || !IsSha256(digest.substr(7))) {
@@ -48,7 +40,8 @@ Result<std::string> CheckedBlob(const fs::path& layout, const std::string& diges
 Result<json> CheckedJson(const fs::path& layout, const std::string& digest) {
   ENVKIT_TRY(const std::string blob, CheckedBlob(layout, digest));
   std::error_code error;
-  if (fs::file_size(blob, error) > kLargestJson) return Fail("the base's manifest is too large");
+  if (fs::file_size(blob, error) > kLargestImageJson)
+    return Fail("the base's manifest is too large");
   ENVKIT_TRY(const std::string text, ReadFile(blob));
   json parsed = json::parse(text, nullptr, false);
   if (!parsed.is_object()) return Fail(fmt::format("the base's blob {} is not JSON", digest));
@@ -63,8 +56,8 @@ Result<json> FindManifest(const fs::path& layout, const std::string& digest) {
   for (const json& entry : manifest["manifests"]) {
     if (!entry.is_object()) continue;
     const json platform = entry.value("platform", json::object());
-    if (Text(platform, "architecture") == architecture && Text(platform, "os") == "linux") {
-      return CheckedJson(layout, Text(entry, "digest"));
+    if (TextIn(platform, "architecture") == architecture && TextIn(platform, "os") == "linux") {
+      return CheckedJson(layout, TextIn(entry, "digest"));
     }
   }
   return Fail("the base has no image for linux/" + architecture);
@@ -123,7 +116,7 @@ std::vector<json> SystemLayers(const json& manifest) {
   for (const json& layer : layers) {
     all.push_back(layer);
     const json annotations = layer.is_object() ? layer.value("annotations", json()) : json();
-    const std::string what = Text(annotations, "dev.envkit.layer.what");
+    const std::string what = TextIn(annotations, "dev.envkit.layer.what");
     if (what == "debian" || what == "base") system.push_back(layer);
   }
   return system.empty() ? all : system;
@@ -169,7 +162,7 @@ Result<void> MakeBaseTree(const std::string& base, const fs::path& project_root,
   const std::vector<json> layers = SystemLayers(manifest);
   if (layers.empty()) return Fail("the base has no layers");
   for (std::size_t index = 0; index < layers.size(); ++index) {
-    ENVKIT_TRY(const std::string blob, CheckedBlob(layout, Text(layers[index], "digest")));
+    ENVKIT_TRY(const std::string blob, CheckedBlob(layout, TextIn(layers[index], "digest")));
     const fs::path one = work / fmt::format("layer-{}", index);
     TarOptions options;
     std::error_code error;

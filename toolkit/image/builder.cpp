@@ -133,11 +133,12 @@ Result<Layer> MakeRuntimeLayer(const ImagePlan& plan, const BuilderPlan& builder
                  {"SOURCE_DATE_EPOCH", std::to_string(layer.mtime)}};
   sandbox.argv = {
       "/bin/sh", "-c",
-      fmt::format("umask 022; {{ cmake -S /src/runtime -B /build -G Ninja "
-                  "-DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX=/opt/envkit "
-                  "-DENVKIT_SITE_PACKAGES=/{} -DENVKIT_CUDA={} && ninja -C /build -j{} && "
-                  "DESTDIR=/out ninja -C /build install; }} > /build/envkit.log 2>&1",
-                  layer.site, plan.variant == "cuda" ? "ON" : "OFF", CompileJobs())};
+      fmt::format(
+          "umask 022; {{ cmake -S /src/runtime -B /build -G Ninja "
+          "-DCMAKE_BUILD_TYPE=Release -DCMAKE_UNITY_BUILD=ON -DCMAKE_INSTALL_PREFIX=/opt/envkit "
+          "-DENVKIT_SITE_PACKAGES=/{} -DENVKIT_CUDA={} && ninja -C /build -j{} && "
+          "DESTDIR=/out ninja -C /build install; }} > /build/envkit.log 2>&1",
+          layer.site, plan.variant == "cuda" ? "ON" : "OFF", CompileJobs())};
   auto result = [&] {
     const LogFollower follower(build / "envkit.log", terminal);
     return run(sandbox);

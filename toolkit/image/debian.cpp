@@ -32,7 +32,7 @@ bool IsHttp(std::string_view url) {
   return url.starts_with("http://") || url.starts_with("https://");
 }
 
-std::vector<std::string> Lines(std::string_view text) {
+std::vector<std::string> TextLines(std::string_view text) {
   std::istringstream stream{std::string(text)};
   std::vector<std::string> lines;
   for (std::string line; std::getline(stream, line);) lines.push_back(line);
@@ -54,7 +54,7 @@ std::string Plain(const std::string& uri) {
   while (file.starts_with("//")) file.erase(0, 1);
   const auto text = ReadFile(file);
   if (!text) return "";
-  for (const std::string& line : Lines(*text)) {
+  for (const std::string& line : TextLines(*text)) {
     const std::string url = line.substr(0, line.find_first_of(" \t"));
     if (IsHttp(url)) return WithoutSlash(url);
   }
@@ -66,7 +66,7 @@ std::string HostCodename() {
   const auto text = ReadFile("/etc/os-release");
   std::string id;
   std::string codename;
-  for (const std::string& line : Lines(text ? *text : "")) {
+  for (const std::string& line : TextLines(text ? *text : "")) {
     const std::size_t equals = line.find('=');
     if (equals == std::string::npos) continue;
     std::string value = line.substr(equals + 1);
@@ -91,7 +91,7 @@ Result<std::string> HostNetworkSettings() {
   spec.env = {{"LC_ALL", "C.UTF-8"}};
   ENVKIT_TRY(const std::string dump, RunForOutput(spec));
   std::string kept;
-  for (const std::string& line : Lines(dump)) {
+  for (const std::string& line : TextLines(dump)) {
     for (const char* prefix : {"Acquire::http::", "Acquire::https::", "Acquire::Proxy",
                                "Acquire::Retries ", "Acquire::ForceIPv"}) {
       if (line.starts_with(prefix)) kept += line + "\n";
@@ -212,7 +212,7 @@ Result<std::set<std::string>> PrivateApt::HashesIn(const std::string& suite) con
   ENVKIT_TRY(const std::string listed, Run({"apt-get", "indextargets", "--format",
                                             "$(RELEASE)|$(FILENAME)", "Identifier: Packages"}));
   std::set<std::string> hashes;
-  for (const std::string& line : Lines(listed)) {
+  for (const std::string& line : TextLines(listed)) {
     const std::size_t bar = line.find('|');
     if (bar == std::string::npos || line.substr(0, bar) != suite) continue;
     ENVKIT_TRY(const std::string packages, ReadFile(line.substr(bar + 1)));
@@ -284,7 +284,7 @@ Result<DebianMirror> ParseMirrorSetting(std::string_view text, std::string_view 
 DebianMirror MirrorOfTargets(std::string_view lines, std::string_view host_codename) {
   DebianMirror mirror;
   mirror.origin = "this machine's apt sources";
-  for (const std::string& line : Lines(lines)) {
+  for (const std::string& line : TextLines(lines)) {
     const std::vector<std::string> fields = Split(line, '|');
     if (fields.size() < 3 || fields[2] != "main") continue;
     // ORIGIN is known once apt-get update ran; other vendors reuse Debian's names for their suites.
@@ -306,7 +306,7 @@ DebianMirror MirrorOfTargets(std::string_view lines, std::string_view host_coden
 DebianMirror MirrorOfSources(std::string_view lines, std::string_view codename) {
   DebianMirror mirror;
   mirror.origin = "mmdebstrap's default";
-  for (std::string line : Lines(lines)) {
+  for (std::string line : TextLines(lines)) {
     if (!line.starts_with("deb ")) continue;
     line.erase(0, 4);
     if (line.starts_with('[')) line.erase(0, std::min(line.find(']'), line.size() - 1) + 1);
@@ -324,8 +324,8 @@ DebianMirror MirrorOfSources(std::string_view lines, std::string_view codename) 
   return mirror;
 }
 
-Result<DebianMirror> FindDebianMirror(const std::string& codename, const Environment& environment,
-                                      const Store& store) {
+Result<DebianMirror> FindDebianMirror(const std::string& codename,
+                                      const ProxyVariables& environment, const Store& store) {
   if (const auto given = environment.find(kMirrorVariable);
       given != environment.end() && !given->second.empty()) {
     return ParseMirrorSetting(given->second, kMirrorVariable);
@@ -432,7 +432,7 @@ Result<DebianResolution> ResolveDebian(const std::string& codename, const std::s
   std::map<std::string, LockedDeb> debs;  // by sha256
   for (const auto& [root, packages] : roots) {
     ENVKIT_TRY(const std::string uris, apt.PrintUris(packages));
-    for (const std::string& line : Lines(uris)) {
+    for (const std::string& line : TextLines(uris)) {
       ENVKIT_TRY(LockedDeb deb, ParsePrintedUri(line, codename, mirror));
       auto [known, is_new] = debs.emplace(deb.sha256, std::move(deb));
       known->second.roots.push_back(root);
@@ -457,7 +457,7 @@ Result<DebianResolution> ResolveDebian(const std::string& codename, const std::s
 
 Error AptError(const std::string& words, const std::string& codename, const DebianMirror& mirror) {
   std::string said;
-  for (const std::string& line : Lines(words)) {
+  for (const std::string& line : TextLines(words)) {
     if (line.starts_with("E: ") || line.starts_with("W: ")) {
       said += (said.empty() ? "" : "\n") + RedactUrl(line);
     }

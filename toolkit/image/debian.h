@@ -28,8 +28,8 @@ Result<std::string> DebianCodename(const std::string& base);
 
 // ENVKIT_DEBIAN_MIRROR ("MAIN [SECURITY]"), else the host's own on Debian, else mmdebstrap's
 // default.
-Result<DebianMirror> FindDebianMirror(const std::string& codename, const Environment& environment,
-                                      const Store& store);
+Result<DebianMirror> FindDebianMirror(const std::string& codename,
+                                      const ProxyVariables& environment, const Store& store);
 // mmdebstrap's default, which it tells when it is run.
 Result<DebianMirror> MmdebstrapMirror(const std::string& codename, const Store& store);
 // "MAIN [SECURITY]"; SECURITY is MAIN-security where it is left out.

@@ -48,7 +48,7 @@ std::string Signed(std::int64_t bytes) {
 }
 
 template <class T>
-void LargestFirst(std::vector<T>& changes) {
+void LargestChangeFirst(std::vector<T>& changes) {
   std::stable_sort(changes.begin(), changes.end(),
                    [](const T& a, const T& b) { return std::abs(a.bytes) > std::abs(b.bytes); });
 }
@@ -65,7 +65,7 @@ std::vector<LayerChange> LayerChanges(const Image& before, const Image& after) {
     changes.push_back({what, old == nullptr ? "" : old->diff_id, now == nullptr ? "" : now->diff_id,
                        Minus(now == nullptr ? 0 : now->bytes, old == nullptr ? 0 : old->bytes)});
   }
-  LargestFirst(changes);
+  LargestChangeFirst(changes);
   return changes;
 }
 
@@ -101,7 +101,7 @@ Result<ImageDiff> DiffImages(const Image& before, const Image& after) {
                                                  : b.version,
                              Minus(b.bytes, a.bytes)});
   }
-  LargestFirst(diff.packages);
+  LargestChangeFirst(diff.packages);
   return diff;
 }
 

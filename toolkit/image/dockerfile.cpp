@@ -143,7 +143,8 @@ std::string RuntimeStage(const ImagePlan& plan, const LayerPlan& runtime) {
              "COPY --from=wheels /builder /\n"
              "COPY runtime /src/runtime\n"
              "COPY toolkit /src/toolkit\n"
-             "RUN cmake -S /src/runtime -B /build -G Ninja -DCMAKE_BUILD_TYPE=Release \\\n"
+             "RUN cmake -S /src/runtime -B /build -G Ninja -DCMAKE_BUILD_TYPE=Release "
+             "-DCMAKE_UNITY_BUILD=ON \\\n"
              "      -DCMAKE_INSTALL_PREFIX=/opt/envkit \\\n"
              "      -DENVKIT_SITE_PACKAGES=/{} -DENVKIT_CUDA={} && \\\n"
              "    ninja -C /build && DESTDIR=/out ninja -C /build install\n",

@@ -22,7 +22,7 @@ namespace envkit {
 namespace fs = std::filesystem;
 namespace {
 
-struct Wanted {
+struct WantedFile {
   std::string file, sha256;
   std::uint64_t size = 0;
 };
@@ -33,7 +33,7 @@ bool Present(const Store& store, const std::string& sha256, const std::string& f
 }
 
 // One question to the index for each file: many small answers, so several at a time.
-Result<std::vector<Download>> LocateOnIndex(const std::vector<Wanted>& wanted,
+Result<std::vector<Download>> LocateOnIndex(const std::vector<WantedFile>& wanted,
                                             const PythonIndexes& indexes, const Store& store) {
   std::vector<Download> downloads(wanted.size());
   std::atomic<std::size_t> next = 0;
@@ -81,7 +81,7 @@ std::string AsUrl(const std::string& base, const std::string& path) {
 
 Result<std::vector<Download>> LocateDebs(const std::vector<LockedDeb>& debs,
                                          const std::string& codename, const Store& store) {
-  const Environment environment = CurrentEnvironment();
+  const ProxyVariables environment = CurrentEnvironment();
   ENVKIT_TRY(const DebianMirror mirror, FindDebianMirror(codename, environment, store));
   std::optional<DebianMirror> snapshot;
   constexpr char kVariable[] = "ENVKIT_DEBIAN_SNAPSHOT";
@@ -144,10 +144,10 @@ Result<void> TakeLocal(const Project& project, const LockedWheel& wheel, const S
 
 Result<FetchOutcome> FetchLocked(const Project& project, const FetchRequest& request,
                                  const Store& store, Terminal& terminal) {
-  std::vector<Wanted> wanted;
+  std::vector<WantedFile> wanted;
   const auto want = [&](const std::string& file, const std::string& sha256, std::uint64_t size) {
     const bool known = std::any_of(wanted.begin(), wanted.end(),
-                                   [&](const Wanted& other) { return other.sha256 == sha256; });
+                                   [&](const WantedFile& other) { return other.sha256 == sha256; });
     if (!known && !Present(store, sha256, file)) wanted.push_back({file, sha256, size});
   };
   std::vector<Download> direct;

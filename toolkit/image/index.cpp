@@ -12,6 +12,7 @@
 #include "base/digest.h"
 #include "base/files.h"
 #include "base/http.h"
+#include "base/text.h"
 #include "base/toml.h"
 #include "image/wheel_name.h"
 
@@ -21,17 +22,9 @@ namespace envkit {
 namespace fs = std::filesystem;
 namespace {
 
-std::string Get(const Environment& environment, const std::string& name) {
+std::string Get(const ProxyVariables& environment, const std::string& name) {
   const auto found = environment.find(name);
   return found == environment.end() ? "" : found->second;
-}
-
-std::string Lower(std::string_view text) {
-  std::string lower(text);
-  for (char& letter : lower) {
-    if (letter >= 'A' && letter <= 'Z') letter = static_cast<char>(letter - 'A' + 'a');
-  }
-  return lower;
 }
 
 std::string_view Trim(std::string_view text) {
@@ -84,7 +77,7 @@ std::string PercentEncode(std::string_view text) {
 
 // uv keeps the credentials of an index with a name in UV_INDEX_<NAME>_USERNAME and _PASSWORD.
 std::string WithCredentials(const std::string& url, const std::string& name,
-                            const Environment& environment) {
+                            const ProxyVariables& environment) {
   const auto parts = SplitUrl(url);
   if (name.empty() || !parts || !parts->userinfo.empty()) return url;
   std::string variable = "UV_INDEX_";
@@ -105,7 +98,7 @@ struct Settings {
 };
 
 // uv's own order within a file: what [pip] says, then [[index]], then the older names.
-Settings FromUvToml(const fs::path& file, const Environment& environment) {
+Settings FromUvToml(const fs::path& file, const ProxyVariables& environment) {
   Settings settings;
   const auto text = ReadFile(file);
   if (!text) return settings;
@@ -173,7 +166,7 @@ Settings FromPipConf(const fs::path& file) {
   return settings;
 }
 
-std::vector<fs::path> ConfigDirectories(const Environment& environment, const fs::path& root) {
+std::vector<fs::path> ConfigDirectories(const ProxyVariables& environment, const fs::path& root) {
   std::vector<fs::path> directories;
   std::istringstream given(Get(environment, "XDG_CONFIG_DIRS"));
   for (std::string directory; std::getline(given, directory, ':');) {
@@ -212,7 +205,7 @@ std::string_view Attribute(std::string_view tag, std::string_view wanted) {
   return {};
 }
 
-std::string Unescape(std::string_view text) {
+std::string UnescapeHtml(std::string_view text) {
   std::string plain;
   while (!text.empty()) {
     bool replaced = false;
@@ -312,7 +305,7 @@ std::vector<IndexFile> ParseHtmlPage(std::string_view body, std::string_view pag
     const std::size_t name_end = std::min(tag.find_first_of(" \t\r\n\f"), tag.size());
     const std::string name = Lower(tag.substr(0, name_end));
     if (name != "a" && name != "base") continue;
-    const std::string link = Unescape(Attribute(tag.substr(name_end), "href"));
+    const std::string link = UnescapeHtml(Attribute(tag.substr(name_end), "href"));
     if (link.empty()) continue;
     if (name == "base") {
       if (const auto url = ResolveUrl(page_url, link)) base = *url;
@@ -334,8 +327,8 @@ std::string WithUserOf(const std::string& index, const std::string& url) {
 
 }  // namespace
 
-Environment CurrentEnvironment() {
-  Environment environment;
+ProxyVariables CurrentEnvironment() {
+  ProxyVariables environment;
   for (char** entry = environ; *entry != nullptr; ++entry) {
     const std::string_view text = *entry;
     const std::size_t equals = text.find('=');
@@ -362,8 +355,8 @@ std::string PythonIndexes::Describe() const {
   return text;
 }
 
-Environment PythonIndexes::ForUv() const {
-  Environment environment;
+ProxyVariables PythonIndexes::ForUv() const {
+  ProxyVariables environment;
   if (!main.empty()) environment["UV_DEFAULT_INDEX"] = main;
   std::string others;
   for (const std::string& url : extra) others += (others.empty() ? "" : " ") + url;
@@ -384,7 +377,7 @@ std::string PythonIndexes::Scrub(std::string text) const {
 }
 
 PythonIndexes ConfiguredIndexes(const std::vector<IndexSetting>& of_project,
-                                const Environment& environment, const fs::path& root) {
+                                const ProxyVariables& environment, const fs::path& root) {
   PythonIndexes indexes;
   const auto add = [&indexes](std::string url) {
     if (!url.empty() &&
@@ -450,7 +443,7 @@ PythonIndexes ConfiguredIndexes(const std::vector<IndexSetting>& of_project,
   return indexes;
 }
 
-PythonIndexes IndexesOf(const Project& project, const Environment& environment) {
+PythonIndexes IndexesOf(const Project& project, const ProxyVariables& environment) {
   PythonIndexes indexes = ConfiguredIndexes(project.indexes, environment);
   for (const RequirementFile& file : project.requirement_files) {
     for (const std::string& url : file.indexes) {

@@ -15,8 +15,8 @@
 
 namespace envkit {
 
-using Environment = std::map<std::string, std::string>;
-Environment CurrentEnvironment();
+using ProxyVariables = std::map<std::string, std::string>;
+ProxyVariables CurrentEnvironment();
 
 // URLs may hold credentials: print them through RedactUrl only.
 struct PythonIndexes {
@@ -27,7 +27,7 @@ struct PythonIndexes {
   std::vector<std::string> All() const;  // MAIN first
   std::string Describe() const;  // "https://example.com/simple (UV_DEFAULT_INDEX)", redacted
   // The settings as uv reads them. Never on a command line, which everybody on the machine sees.
-  Environment ForUv() const;
+  ProxyVariables ForUv() const;
   // TEXT without the indexes' credentials.
   std::string Scrub(std::string text) const;
 };
@@ -35,7 +35,7 @@ struct PythonIndexes {
 // In this order: UV_DEFAULT_INDEX, UV_INDEX_URL, PIP_INDEX_URL, uv.toml of the user, then of the
 // system, pip.conf of the user, then of the system. ROOT stands before system paths (for tests).
 PythonIndexes ConfiguredIndexes(const std::vector<IndexSetting>& of_project,
-                                const Environment& environment,
+                                const ProxyVariables& environment,
                                 const std::filesystem::path& root = "/");
 
 struct IndexFile {
@@ -46,7 +46,7 @@ struct IndexFile {
 };
 
 // The indexes of this machine, of [index] and of the requirement files.
-PythonIndexes IndexesOf(const Project& project, const Environment& environment);
+PythonIndexes IndexesOf(const Project& project, const ProxyVariables& environment);
 
 // A project's page of the simple API, as JSON (PEP 691) or HTML (PEP 503). PAGE_URL resolves
 // relative links. What is listed is the index's word only: files are verified when they arrive.

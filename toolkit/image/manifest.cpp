@@ -26,7 +26,7 @@ std::string Escape(std::string_view text) {
   return escaped;
 }
 
-std::string Unescape(std::string_view text) {
+std::string UnescapePath(std::string_view text) {
   std::string plain;
   for (std::size_t at = 0; at < text.size(); ++at) {
     unsigned value = 0;
@@ -119,8 +119,8 @@ Result<std::vector<TreeEntry>> ParseManifest(std::string_view text) {
     entry.type = words[0][0];
     if (words[3] != "-") entry.sha256 = words[3];
     const std::size_t tab = line.find('\t');
-    entry.path = Unescape(line.substr(0, tab));
-    if (tab != std::string_view::npos) entry.target = Unescape(line.substr(tab + 1));
+    entry.path = UnescapePath(line.substr(0, tab));
+    if (tab != std::string_view::npos) entry.target = UnescapePath(line.substr(tab + 1));
     entries.push_back(std::move(entry));
   }
   return entries;

@@ -16,6 +16,7 @@
 #include "image/canonical_tar.h"
 #include "image/layer.h"
 #include "image/oci_layout.h"
+#include "image/outside.h"
 #include "image/prune.h"
 #include "image/stored.h"
 
@@ -25,9 +26,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::uint64_t kLargestJson = 16 << 20;
-constexpr std::uint64_t kLargestGrowth = 200;  // of a layer; CUDA's libraries grow to the twofold
-constexpr std::uint64_t kAlwaysAllowed = 64 << 20;
 constexpr std::size_t kMostLayers = 127;
 
 // A layer as the archive has it.
@@ -54,7 +52,7 @@ Result<json> ReadJson(const fs::path& file) {
   if (error || !fs::is_regular_file(status)) {
     return Damaged(fmt::format("{} is missing", file.filename().string()));
   }
-  if (fs::file_size(file, error) > kLargestJson) {
+  if (fs::file_size(file, error) > kLargestImageJson) {
     return Damaged(fmt::format("{} is larger than any that is honest", file.filename().string()));
   }
   ENVKIT_TRY(const std::string text, ReadFile(file));
@@ -63,12 +61,6 @@ Result<json> ReadJson(const fs::path& file) {
     return Damaged(fmt::format("{} is not JSON", file.filename().string()));
   }
   return parsed;
-}
-
-std::string Text(const json& object, const char* key) {
-  if (!object.is_object()) return "";
-  const auto found = object.find(key);
-  return found != object.end() && found->is_string() ? found->get<std::string>() : "";
 }
 
 // "sha256:…" → the digits; "" where it is anything else.
@@ -93,12 +85,12 @@ Result<void> CheckBlob(const fs::path& blob, const std::string& digest, std::uin
 
 // A small blob that a descriptor names, checked and parsed.
 Result<json> ReadBlob(const fs::path& layout, const json& descriptor, std::string_view what) {
-  const std::string digest = Digits(Text(descriptor, "digest"));
+  const std::string digest = Digits(TextIn(descriptor, "digest"));
   if (digest.empty() || !descriptor.contains("size") || !descriptor["size"].is_number_unsigned()) {
     return Damaged(fmt::format("the {}'s descriptor has no sha256 digest or no size", what));
   }
   const std::uint64_t bytes = descriptor["size"];
-  if (bytes > kLargestJson) {
+  if (bytes > kLargestImageJson) {
     return Damaged(fmt::format("the {} is larger than any that is honest", what));
   }
   const fs::path blob = layout / "blobs/sha256" / digest;
@@ -136,10 +128,10 @@ Result<IncomingImage> FromConfig(const std::string& config_json) {
   if (!config.is_object() || !config.contains(labels) || !config[labels].is_object()) {
     return NotOurs("it has no labels");
   }
-  image.name = Text(config[labels], "org.opencontainers.image.title");
-  image.profile = Text(config[labels], "dev.envkit.profile");
-  image.variant = Text(config[labels], "dev.envkit.variant");
-  image.lock_digest = Text(config[labels], "dev.envkit.lock.digest");
+  image.name = TextIn(config[labels], "org.opencontainers.image.title");
+  image.profile = TextIn(config[labels], "dev.envkit.profile");
+  image.variant = TextIn(config[labels], "dev.envkit.variant");
+  image.lock_digest = TextIn(config[labels], "dev.envkit.lock.digest");
   if (!IsTagWord(image.name) || !IsTagWord(image.profile) || !IsTagWord(image.variant) ||
       !IsSha256(image.lock_digest)) {
     return NotOurs("its labels name no profile, variant and lock");
@@ -158,7 +150,7 @@ Result<IncomingImage> FromConfig(const std::string& config_json) {
   if (config.contains(history) && config[history].is_array() &&
       config[history].size() == incoming.layers.size()) {
     for (std::size_t index = 0; index < incoming.layers.size(); ++index) {
-      const std::string by = Text(config[history][index], "created_by");
+      const std::string by = TextIn(config[history][index], "created_by");
       const std::string what = by.starts_with("envkit ") ? by.substr(7) : "";
       if (IsShowable(what)) incoming.layers[index].what = what;
     }
@@ -168,10 +160,10 @@ Result<IncomingImage> FromConfig(const std::string& config_json) {
 
 void TakeAnnotations(const json& descriptor, Incoming& layer) {
   const json annotations = descriptor.value("annotations", json::object());
-  if (const std::string what = Text(annotations, "dev.envkit.layer.what"); IsShowable(what)) {
+  if (const std::string what = TextIn(annotations, "dev.envkit.layer.what"); IsShowable(what)) {
     layer.what = what;
   }
-  const std::string keys = Text(annotations, "dev.envkit.layer.keys");
+  const std::string keys = TextIn(annotations, "dev.envkit.layer.keys");
   for (std::size_t at = 0; at < keys.size();) {
     const std::size_t end = std::min(keys.find(',', at), keys.size());
     if (std::string key = keys.substr(at, end - at); IsSha256(key)) {
@@ -179,13 +171,13 @@ void TakeAnnotations(const json& descriptor, Incoming& layer) {
     }
     at = end + 1;
   }
-  layer.wheels = json::parse(Text(annotations, "dev.envkit.layer.wheels"), nullptr, false);
+  layer.wheels = json::parse(TextIn(annotations, "dev.envkit.layer.wheels"), nullptr, false);
 }
 
-std::vector<ImagePackage> Packages(const json& manifest) {
+std::vector<ImagePackage> PackagesOf(const json& manifest) {
   std::vector<ImagePackage> packages;
   const json list = json::parse(
-      Text(manifest.value("annotations", json::object()), "dev.envkit.packages"), nullptr, false);
+      TextIn(manifest.value("annotations", json::object()), "dev.envkit.packages"), nullptr, false);
   if (!list.is_array()) return packages;
   for (const json& one : list) {
     if (one.is_array() && one.size() == 3 && one[0].is_string() && one[1].is_string() &&
@@ -212,7 +204,7 @@ Result<IncomingImage> ReadLayout(const fs::path& layout) {
   }
   ENVKIT_CHECK(ReadBlob(layout, manifest["config"], "config"));
   ENVKIT_TRY(const std::string config,
-             ReadFile(layout / "blobs/sha256" / Digits(Text(manifest["config"], "digest"))));
+             ReadFile(layout / "blobs/sha256" / Digits(TextIn(manifest["config"], "digest"))));
   ENVKIT_TRY(IncomingImage incoming, FromConfig(config));
   if (manifest["layers"].size() != incoming.layers.size()) {
     return Damaged(fmt::format("the manifest has {} layers, and the config {}",
@@ -221,18 +213,18 @@ Result<IncomingImage> ReadLayout(const fs::path& layout) {
   for (std::size_t index_of = 0; index_of < incoming.layers.size(); ++index_of) {
     const json& descriptor = manifest["layers"][index_of];
     Incoming& layer = incoming.layers[index_of];
-    layer.digest = Digits(Text(descriptor, "digest"));
+    layer.digest = Digits(TextIn(descriptor, "digest"));
     if (layer.digest.empty() || !descriptor.contains("size") ||
         !descriptor["size"].is_number_unsigned()) {
       return Damaged("a layer's descriptor has no sha256 digest or no size");
     }
     layer.blob = layout / "blobs/sha256" / layer.digest;
     layer.blob_bytes = descriptor["size"];
-    const std::string type = Text(descriptor, "mediaType");
+    const std::string type = TextIn(descriptor, "mediaType");
     layer.encoding = type.ends_with("zstd") ? "zstd" : type.ends_with("gzip") ? "gzip" : "";
     TakeAnnotations(descriptor, layer);
   }
-  incoming.image.packages = Packages(manifest);
+  incoming.image.packages = PackagesOf(manifest);
   return incoming;
 }
 
@@ -241,7 +233,7 @@ Result<IncomingImage> ReadDockerArchive(const fs::path& directory) {
   if (!manifest.is_array() || manifest.size() != 1 || !manifest[0].is_object()) {
     return Usage("manifest.json names no image, or several", "envkit loads archives of one image.");
   }
-  const std::string config = Text(manifest[0], "Config");
+  const std::string config = TextIn(manifest[0], "Config");
   const json layers = manifest[0].value("Layers", json::array());
   if (!IsSafeRelativePath(config) || !layers.is_array()) {
     return Damaged("manifest.json names no config or no layers");

@@ -24,7 +24,7 @@ namespace {
 using nlohmann::json;
 
 // Part of every key. Raise the number where the same inputs shall give another result.
-constexpr int kFormat = 1;
+constexpr int kPlanFormat = 1;
 constexpr std::uint64_t kOwnLayer = 50'000'000;  // wheels above this size
 constexpr std::size_t kBuckets = 8;              // for the others, where they are many
 // A wheel's layer depends on the wheel alone, so that locks and projects share it.
@@ -49,7 +49,7 @@ json WheelKeys(const LayerPlan& layer) {
 
 std::string KeyOf(const LayerPlan& layer, json more = {}) {
   const json key = {
-      {"format", kFormat},         {"kind", layer.kind}, {"mtime", layer.mtime},
+      {"format", kPlanFormat},     {"kind", layer.kind}, {"mtime", layer.mtime},
       {"site", layer.site},        {"more", more},       {"debs", DebKeys(layer.debs)},
       {"wheels", WheelKeys(layer)}};
   return Sha256Of(key.dump());
@@ -495,7 +495,7 @@ Result<ImagePlan> PlanImage(const Project& project, const Lock& lock, const Reci
 std::string PlanKey(const ImagePlan& plan) {
   json layers = json::array();
   for (const LayerPlan& layer : plan.layers) layers.push_back({layer.what, layer.key});
-  const json key = {{"format", kFormat},
+  const json key = {{"format", kPlanFormat},
                     {"name", plan.name},
                     {"profile", plan.profile},
                     {"variant", plan.variant},

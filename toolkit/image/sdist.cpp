@@ -25,7 +25,7 @@ namespace fs = std::filesystem;
 namespace {
 
 // Part of every key. Raise it where the same inputs shall give another wheel.
-constexpr int kFormat = 1;
+constexpr int kSdistFormat = 1;
 constexpr std::int64_t kTime = 315'532'800;  // 1980-01-01: where zip's time starts
 
 // PEP 517, in the least that it takes. "requires" asks the backend what else it needs.
@@ -118,7 +118,7 @@ std::string KeyOf(const LockedSource& source, const std::vector<LockedWheel>& wh
   for (const LockedWheel& wheel : wheels) parts.push_back(wheel.sha256);
   for (const LockedDeb& deb : debs) parts.push_back(deb.sha256);
   std::sort(parts.begin(), parts.end());
-  std::string text = fmt::format("sdist {} {}", kFormat, source.sha256);
+  std::string text = fmt::format("sdist {} {}", kSdistFormat, source.sha256);
   for (const std::string& part : parts) text += " " + part;
   return Sha256Of(text);
 }

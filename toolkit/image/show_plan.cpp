@@ -12,13 +12,13 @@
 namespace envkit {
 namespace {
 
-struct Download {
+struct DownloadBytes {
   std::uint64_t bytes = 0, in_store = 0;
 };
 
 // What layers that are not in the store are made from; headers and compilers too.
-Download DownloadOf(const ImagePlan& plan, const Store& store) {
-  Download download;
+DownloadBytes DownloadOf(const ImagePlan& plan, const Store& store) {
+  DownloadBytes download;
   std::set<std::string> seen;
   const auto count = [&](const auto& files) {
     for (const auto& file : files) {
@@ -80,7 +80,7 @@ nlohmann::ordered_json ImagePlanToJson(const ImagePlan& plan, const Store& store
                       {"debs", debs},
                       {"files", files}});
   }
-  const Download download = DownloadOf(plan, store);
+  const DownloadBytes download = DownloadOf(plan, store);
   return {{"schema", 1},
           {"name", plan.name},
           {"profile", plan.profile},
@@ -103,7 +103,7 @@ std::string ImagePlanText(const ImagePlan& plan, const Store& store) {
     text += fmt::format("  {:<{}}  {:>8}  {}\n", layer.what, width,
                         there ? HumanBytes(there->bytes) : "to build", MadeFrom(layer));
   }
-  const Download download = DownloadOf(plan, store);
+  const DownloadBytes download = DownloadOf(plan, store);
   if (download.bytes > download.in_store) {
     text += fmt::format("{} to download", HumanBytes(download.bytes - download.in_store));
     if (download.in_store > 0)

@@ -45,7 +45,7 @@ fs::path ImageFile(const Store& store, const std::string& config_digest) {
   return store.data / "images" / (config_digest + ".json");
 }
 
-std::int64_t TimeOf(const fs::path& file) {
+std::int64_t ModifiedAt(const fs::path& file) {
   struct stat status {};
   return stat(file.c_str(), &status) == 0 ? status.st_mtime : 0;
 }
@@ -137,7 +137,7 @@ Result<std::vector<StoredImage>> ListImages(const Store& store) {
     if (!image) continue;
     StoredImage& stored = images.emplace_back();
     stored.image = std::move(*image);
-    stored.created = TimeOf(entry.path());
+    stored.created = ModifiedAt(entry.path());
   }
   if (error) return FileFailure("reading", store.data / "images", error.value());
   std::map<std::string, int> users;  // of a layer

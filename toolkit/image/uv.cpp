@@ -206,7 +206,7 @@ std::string PreferencesAsPylock(const std::vector<LockedWheel>& wheels) {
 
 // A uv.toml of the user's own stays in force; what lies in the project and means the host's Python
 // does not.
-void OnlyUserSettings(ProcessSpec& spec, const Environment& environment) {
+void OnlyUserSettings(ProcessSpec& spec, const ProxyVariables& environment) {
   const auto get = [&environment](const char* name) {
     const auto found = environment.find(name);
     return found == environment.end() ? fs::path() : fs::path(found->second);
@@ -243,7 +243,7 @@ Result<ProcessSpec> Compile(const fs::path& uv, const PythonRequest& request,
                                      "--python-platform",
                                      fmt::format("{}-manylinux_2_{}", request.machine, kGlibcMinor),
                                      "--quiet", "--color", "never"});
-  const Environment environment = CurrentEnvironment();
+  const ProxyVariables environment = CurrentEnvironment();
   spec.cwd = work;
   spec.env = indexes.ForUv();
   spec.env.merge(TrustForUv(environment));
@@ -457,8 +457,8 @@ Result<PythonResolution> ParsePylock(std::string_view text, std::string_view pyt
   return resolution;
 }
 
-Environment TrustForUv(const Environment& environment) {
-  Environment trust;
+ProxyVariables TrustForUv(const ProxyVariables& environment) {
+  ProxyVariables trust;
   const auto set = [&environment](const char* name) {
     const auto found = environment.find(name);
     return found != environment.end() && !found->second.empty();

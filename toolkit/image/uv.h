@@ -63,7 +63,7 @@ Result<PythonResolution> ParsePylock(std::string_view text, std::string_view pyt
                                      std::string_view machine = "x86_64");
 
 // The certificates that our own downloads trust, as uv reads such settings.
-Environment TrustForUv(const Environment& environment);
+ProxyVariables TrustForUv(const ProxyVariables& environment);
 
 // What uv said, as an Error with what to do next.
 Error UvError(const std::string& words, const PythonIndexes& indexes);

@@ -20,23 +20,23 @@ namespace {
 struct Conffile {
   std::string path, md5;
 };
-struct Installed {
+struct InstalledDebian {
   std::string name, version, architecture;
   std::vector<Conffile> conffiles;
 };
 
 // dpkg's status file: a paragraph a package.
-std::vector<Installed> ParseStatus(const std::string& text) {
-  std::vector<Installed> packages;
+std::vector<InstalledDebian> ParseStatus(const std::string& text) {
+  std::vector<InstalledDebian> packages;
   for (std::size_t at = 0; at < text.size();) {
     const std::size_t end = std::min(text.find("\n\n", at), text.size());
     const std::string paragraph = text.substr(at, end - at);
     at = end + 2;
     if (FieldOf(paragraph, "Status") != "install ok installed") continue;
-    Installed package = {FieldOf(paragraph, "Package"),
-                         FieldOf(paragraph, "Version"),
-                         FieldOf(paragraph, "Architecture"),
-                         {}};
+    InstalledDebian package = {FieldOf(paragraph, "Package"),
+                               FieldOf(paragraph, "Version"),
+                               FieldOf(paragraph, "Architecture"),
+                               {}};
     const std::size_t conffiles = paragraph.find("\nConffiles:\n");
     if (conffiles != std::string::npos) {
       std::istringstream lines(paragraph.substr(conffiles + 12));
@@ -72,7 +72,8 @@ class DebianTree {
       : tree_(tree), store_(store), diversions_(Diversions(tree)) {}
 
   // The versions, then the files: WRONG gets a line for each that is not as it should be.
-  void Check(const Installed& package, const LockedDeb& deb, std::vector<std::string>& wrong) {
+  void Check(const InstalledDebian& package, const LockedDeb& deb,
+             std::vector<std::string>& wrong) {
     const std::string list = ListOf(package);
     const std::optional<std::string> true_list = ListInDeb(deb, wrong);
     if (true_list && *true_list != list && !true_list->empty()) {
@@ -91,7 +92,7 @@ class DebianTree {
   std::size_t from_debs() const { return from_debs_; }
 
  private:
-  std::string ListOf(const Installed& package) const {
+  std::string ListOf(const InstalledDebian& package) const {
     const fs::path info = tree_ / "var/lib/dpkg/info";
     if (auto list = ReadFile(info / (package.name + ".md5sums"))) return *list;
     const std::string qualified = package.name + ":" + package.architecture;
@@ -113,7 +114,7 @@ class DebianTree {
     return listed->out;
   }
 
-  void File(const Installed& package, std::string path, const std::string& md5,
+  void File(const InstalledDebian& package, std::string path, const std::string& md5,
             std::vector<std::string>& wrong) {
     const auto diverted = diversions_.find(path);
     if (diverted != diversions_.end()) path = diverted->second;
@@ -156,12 +157,12 @@ Check CheckDebs(const Layer& layer, const std::vector<LockedDeb>& debs, const St
   std::vector<std::string> wrong;
   std::set<std::string> known;
   DebianTree tree(layer.tree, store);
-  const std::vector<Installed> installed = ParseStatus(*status);
+  const std::vector<InstalledDebian> installed = ParseStatus(*status);
   for (const LockedDeb& deb : debs) {
     known.insert(deb.name);
     const auto there =
         std::find_if(installed.begin(), installed.end(),
-                     [&](const Installed& package) { return package.name == deb.name; });
+                     [&](const InstalledDebian& package) { return package.name == deb.name; });
     if (there == installed.end()) {
       wrong.push_back(fmt::format("{} {} is not installed", deb.name, deb.version));
     } else if (there->version != deb.version || there->architecture != deb.architecture) {
@@ -172,7 +173,7 @@ Check CheckDebs(const Layer& layer, const std::vector<LockedDeb>& debs, const St
       tree.Check(*there, deb, wrong);
     }
   }
-  for (const Installed& package : installed) {
+  for (const InstalledDebian& package : installed) {
     if (!known.contains(package.name)) {
       wrong.push_back(
           fmt::format("{} {} is installed and not in the lock", package.name, package.version));

@@ -16,7 +16,7 @@ using Environment = std::map<std::string, std::string>;
 enum class When { kAlways, kFsdp, kMegatron, kParallelism, kDeepSpeed, kFp8 };
 enum class Form { kAsIs, kLower, kUpper, kFloat };
 
-struct Row {
+struct AccelerateRow {
   When when = When::kAlways;
   const char* setting = nullptr;
   const char* variable = nullptr;
@@ -24,7 +24,7 @@ struct Row {
   Form form = Form::kAsIs;
 };
 
-constexpr Row kRows[] = {
+constexpr AccelerateRow kAccelerateRows[] = {
     {When::kAlways, "mixed_precision", "ACCELERATE_MIXED_PRECISION", "no", Form::kLower},
     {When::kAlways, "dynamo_backend", "ACCELERATE_DYNAMO_BACKEND", "NO", Form::kUpper},
     {When::kAlways, "dynamo_mode", "ACCELERATE_DYNAMO_MODE", "default"},
@@ -184,7 +184,7 @@ Result<Variables> AccelerateVariables(const Settings& settings, const Environmen
         "fsdp_cpu_ram_efficient_loading needs fsdp_sync_module_states",
         "Only the first rank has the weights then: set it to true, or the former to false.");
   }
-  for (const Row& row : kRows) {
+  for (const AccelerateRow& row : kAccelerateRows) {
     const bool wanted = row.when == When::kAlways || (row.when == When::kFsdp && fsdp) ||
                         (row.when == When::kMegatron && megatron) ||
                         (row.when == When::kParallelism && parallelism) ||
@@ -197,7 +197,7 @@ Result<Variables> AccelerateVariables(const Settings& settings, const Environmen
     // What the user has exported stays where nobody asked for something else.
     if (setting == nullptr && !always && env.contains(row.variable)) continue;
     const Form form =
-        row.form == Form::kFloat && setting != nullptr && setting->layer != Layer::kFlag
+        row.form == Form::kFloat && setting != nullptr && setting->layer != SettingLayer::kFlag
             ? Form::kAsIs  // YAML has the number as it was written
             : row.form;
     add(row.variable, Shaped(setting == nullptr ? row.fallback : setting->value, form));
@@ -235,7 +235,7 @@ Result<Variables> AccelerateVariables(const Settings& settings, const Environmen
   if (deepspeed) {
     std::string fields = settings.Get("deepspeed_fields");
     const Setting* precision = settings.Find("mixed_precision");
-    if (precision != nullptr && precision->layer < Layer::kEnvironment) {
+    if (precision != nullptr && precision->layer < SettingLayer::kEnvironment) {
       fields += (fields.empty() ? "" : ",") + std::string("mixed_precision");
     }
     add("ACCELERATE_CONFIG_DS_FIELDS", Shaped(fields, Form::kLower));

@@ -5,7 +5,7 @@
 namespace envkit {
 namespace {
 
-constexpr FlagRow kRows[] = {
+constexpr FlagRow kFlagRows[] = {
     {"processes", 0, false, Origin::kEnvkit, "nproc_per_node",
      "ranks on this node; auto: one per GPU, else one per NUMA node and at least 2"},
     {"nproc-per-node", 0, false, Origin::kTorchrun, "nproc_per_node",
@@ -266,7 +266,7 @@ constexpr FlagRow kRows[] = {
 
 }  // namespace
 
-std::span<const FlagRow> FlagRows() { return kRows; }
+std::span<const FlagRow> FlagRows() { return kFlagRows; }
 
 std::string Underscored(std::string_view name) {
   std::string text(name);
@@ -277,7 +277,7 @@ std::string Underscored(std::string_view name) {
 const FlagRow* FindFlag(std::string_view name) {
   const std::string wanted = Underscored(name);
   const FlagRow* by_setting = nullptr;
-  for (const FlagRow& row : kRows) {
+  for (const FlagRow& row : kFlagRows) {
     if (Underscored(row.name) == wanted) return &row;
     if (by_setting == nullptr && wanted == row.setting) by_setting = &row;
   }

@@ -15,25 +15,25 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string Line(const fs::path& file) {
+std::string FirstLine(const fs::path& file) {
   std::ifstream in(file);
   std::string line;
   std::getline(in, line);
   return line;
 }
 
-struct Device {
+struct GpuNode {
   std::string pci;
   std::string uuid;
   int minor = -1;
 };
 
 // /proc/driver/nvidia/gpus/0000:17:00.0/information, in the order of the bus.
-std::vector<Device> Devices(const HostFacts& facts, const fs::path& root) {
-  std::vector<Device> devices;
+std::vector<GpuNode> Devices(const HostFacts& facts, const fs::path& root) {
+  std::vector<GpuNode> devices;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(root / "proc/driver/nvidia/gpus", error)) {
-    Device device;
+    GpuNode device;
     device.pci = entry.path().filename();
     std::ifstream in(entry.path() / "information");
     for (std::string line; std::getline(in, line);) {
@@ -47,9 +47,9 @@ std::vector<Device> Devices(const HostFacts& facts, const fs::path& root) {
     devices.push_back(std::move(device));
   }
   std::sort(devices.begin(), devices.end(),
-            [](const Device& a, const Device& b) { return a.pci < b.pci; });
+            [](const GpuNode& a, const GpuNode& b) { return a.pci < b.pci; });
   // A container sees all of the host's GPUs there, and has nodes for its own alone.
-  std::erase_if(devices, [&](const Device& device) {
+  std::erase_if(devices, [&](const GpuNode& device) {
     return device.minor >= 0 && !facts.device_nodes.empty() &&
            std::find(facts.device_nodes.begin(), facts.device_nodes.end(), device.minor) ==
                facts.device_nodes.end();
@@ -111,8 +111,8 @@ std::map<int, std::vector<int>> Groups(bool sockets, const std::vector<int>& all
   if (sockets) {
     for (const int cpu : allowed) {
       const std::string package =
-          Line(root / "sys/devices/system/cpu" / ("cpu" + std::to_string(cpu)) /
-               "topology/physical_package_id");
+          FirstLine(root / "sys/devices/system/cpu" / ("cpu" + std::to_string(cpu)) /
+                    "topology/physical_package_id");
       if (!package.empty()) groups[std::atoi(package.c_str())].push_back(cpu);
     }
     return groups;
@@ -123,7 +123,7 @@ std::map<int, std::vector<int>> Groups(bool sockets, const std::vector<int>& all
     if (!name.starts_with("node") || name.find_first_not_of("0123456789", 4) != std::string::npos) {
       continue;
     }
-    std::vector<int> cpus = Common(ParseCpuList(Line(entry.path() / "cpulist")), allowed);
+    std::vector<int> cpus = Common(ParseCpuList(FirstLine(entry.path() / "cpulist")), allowed);
     if (!cpus.empty()) groups[std::atoi(name.c_str() + 4)] = std::move(cpus);
   }
   return groups;
@@ -133,7 +133,7 @@ std::map<int, std::vector<int>> Groups(bool sockets, const std::vector<int>& all
 
 std::vector<VisibleGpu> VisibleGpus(const HostFacts& facts, const std::string* visible,
                                     const fs::path& root, const std::string& nvml) {
-  const std::vector<Device> devices = Devices(facts, root);
+  const std::vector<GpuNode> devices = Devices(facts, root);
   std::vector<VisibleGpu> gpus;
   if (visible == nullptr) {
     for (std::size_t i = 0; i < devices.size(); ++i) {
@@ -152,7 +152,7 @@ std::vector<VisibleGpu> VisibleGpus(const HostFacts& facts, const std::string* v
       gpus.push_back({name, name, PciOfMig(name, nvml)});
     } else if (name.starts_with("GPU-")) {
       const auto device = std::find_if(devices.begin(), devices.end(),
-                                       [&](const Device& d) { return d.uuid.starts_with(name); });
+                                       [&](const GpuNode& d) { return d.uuid.starts_with(name); });
       const bool uuids_known = !devices.empty() && !devices.front().uuid.empty();
       if (device == devices.end() && uuids_known) break;
       gpus.push_back({name, name, device == devices.end() ? "" : device->pci});
@@ -211,10 +211,10 @@ std::vector<std::vector<int>> PlanBinding(const std::string& mode, int ranks,
     if (!gpus.empty()) {
       const std::string& pci = gpus[rank % gpus.size()].pci;
       const fs::path device = root / "sys/bus/pci/devices" / pci;
-      const std::string node = pci.empty() ? "" : Line(device / "numa_node");
+      const std::string node = pci.empty() ? "" : FirstLine(device / "numa_node");
       if (!node.empty()) group = std::atoi(node.c_str());
       if (mode == "socket" && group >= 0) {  // sockets have numbers of their own
-        const auto near = Common(ParseCpuList(Line(device / "local_cpulist")), allowed);
+        const auto near = Common(ParseCpuList(FirstLine(device / "local_cpulist")), allowed);
         group = -1;
         for (const auto& [number, of_it] : groups) {
           if (!Common(near, of_it).empty()) group = number;

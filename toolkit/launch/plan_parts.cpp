@@ -135,7 +135,8 @@ Result<void> PlanNodes(const Settings& settings, LaunchPlan& plan) {
     return {};
   }
   ENVKIT_TRY(const int rank, settings.Number("node_rank", -1, 0));
-  if (rank >= 0 && (backend == "static" || settings.Find("node_rank")->layer == Layer::kFlag)) {
+  if (rank >= 0 &&
+      (backend == "static" || settings.Find("node_rank")->layer == SettingLayer::kFlag)) {
     nodes.rank = rank;
   }
   if (!nodes.rank && backend == "static") {

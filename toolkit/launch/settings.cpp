@@ -116,8 +116,8 @@ Unexpected UnknownKey(const std::string& where, const std::string& what, const s
                      : "envkit knows the keys of accelerate 1.15.");
 }
 
-Result<void> ApplyDistributedType(const ConfigEntry& entry, Layer layer, const std::string& source,
-                                  Settings& settings) {
+Result<void> ApplyDistributedType(const ConfigEntry& entry, SettingLayer layer,
+                                  const std::string& source, Settings& settings) {
   static constexpr FileKey kTypes[] = {
       {"NO", nullptr},      {"MULTI_CPU", "cpu"},           {"MULTI_GPU", "multi_gpu"},
       {"FSDP", "use_fsdp"}, {"DEEPSPEED", "use_deepspeed"}, {"MEGATRON_LM", "use_megatron_lm"}};
@@ -144,7 +144,7 @@ Result<void> ApplyDistributedType(const ConfigEntry& entry, Layer layer, const s
                meant ? fmt::format("Did you mean {}?", *meant) : "");
 }
 
-Result<void> ApplySection(const ConfigEntry& entry, Layer layer, const std::string& source,
+Result<void> ApplySection(const ConfigEntry& entry, SettingLayer layer, const std::string& source,
                           Settings& settings) {
   const auto* section = std::find_if(std::begin(kSections), std::end(kSections),
                                      [&](const FileKey& s) { return entry.section == s.key; });
@@ -183,7 +183,8 @@ Result<void> ApplySection(const ConfigEntry& entry, Layer layer, const std::stri
   return {};
 }
 
-Result<void> ReadConfig(const fs::path& file, Layer layer, bool choose_type, Settings& settings) {
+Result<void> ReadConfig(const fs::path& file, SettingLayer layer, bool choose_type,
+                        Settings& settings) {
   std::ifstream in(file, std::ios::binary);
   const std::string text{std::istreambuf_iterator<char>(in), {}};
   const std::string name = file.string();
@@ -261,7 +262,8 @@ Result<void> ReadSlurm(const Environment& env, Settings& settings,
     return TooManyLaunchers("srun", tasks.substr(0, tasks.find('(')), "with --ntasks-per-node=1");
   }
   const auto set = [&](const char* name, std::string value, const char* variable) {
-    settings.Set(name, std::move(value), Layer::kCluster, fmt::format("environment {}", variable));
+    settings.Set(name, std::move(value), SettingLayer::kCluster,
+                 fmt::format("environment {}", variable));
   };
   set("nnodes", std::to_string(step_nodes), "SLURM_STEP_NUM_NODES");
   set("node_rank", Env(env, "SLURM_NODEID"), "SLURM_NODEID");
@@ -288,9 +290,9 @@ Result<void> ReadMpi(const Environment& env, Settings& settings) {
     if (Count(Env(env, kind.local)) > 1) {
       return TooManyLaunchers(kind.who, Env(env, kind.local), kind.how);
     }
-    settings.Set("nnodes", std::to_string(size), Layer::kCluster,
+    settings.Set("nnodes", std::to_string(size), SettingLayer::kCluster,
                  fmt::format("environment {}", kind.size));
-    settings.Set("node_rank", Env(env, kind.rank), Layer::kCluster,
+    settings.Set("node_rank", Env(env, kind.rank), SettingLayer::kCluster,
                  fmt::format("environment {}", kind.rank));
     return {};
   }
@@ -301,7 +303,7 @@ Result<void> ReadMpi(const Environment& env, Settings& settings) {
 void ReadKubernetes(const Environment& env, Settings& settings) {
   const std::string index = Env(env, "JOB_COMPLETION_INDEX");
   if (index.empty()) return;
-  settings.Set("node_rank", index, Layer::kCluster, "environment JOB_COMPLETION_INDEX");
+  settings.Set("node_rank", index, SettingLayer::kCluster, "environment JOB_COMPLETION_INDEX");
   std::string host = Env(env, "HOSTNAME");
   if (host.empty() || !host.ends_with("-" + index)) return;
   host.resize(host.size() - index.size());
@@ -311,7 +313,7 @@ void ReadKubernetes(const Environment& env, Settings& settings) {
   for (std::string word; hosts >> word;) {
     if (word.starts_with(host + index + ".")) domain = word.substr(host.size() + index.size());
   }
-  settings.Set("master_addr", host + "0" + domain, Layer::kCluster,
+  settings.Set("master_addr", host + "0" + domain, SettingLayer::kCluster,
                "environment JOB_COMPLETION_INDEX and the pod's name");
 }
 
@@ -330,21 +332,22 @@ Result<void> ReadEnvironment(const Environment& env, Settings& settings) {
     }
     if (!row.switched) {
       ENVKIT_CHECK(CheckChoice(row, it->second, source));
-      settings.Set(row.setting, it->second, Layer::kEnvironment, source);
+      settings.Set(row.setting, it->second, SettingLayer::kEnvironment, source);
       continue;
     }
     const int on = Count(it->second);
     if (on < 0) {
       return Usage(fmt::format("{}={}: it is neither 0 nor 1", variable, it->second));
     }
-    if (on > 0) settings.Set(row.setting, "True", Layer::kEnvironment, source);
+    if (on > 0) settings.Set(row.setting, "True", SettingLayer::kEnvironment, source);
   }
   return {};
 }
 
 }  // namespace
 
-void Settings::Set(const std::string& name, std::string value, Layer layer, std::string source) {
+void Settings::Set(const std::string& name, std::string value, SettingLayer layer,
+                   std::string source) {
   const auto it = values_.find(name);
   if (it != values_.end() && it->second.layer > layer) return;
   for (const auto& [one, rival] : kRivals) {
@@ -458,13 +461,13 @@ Result<Settings> ReadSettings(const FlagValues& flags, const Environment& env,
       return Usage(fmt::format("there is no config file {}", named->second.first),
                    "Write one with accelerate config, or leave out --config-file.");
     }
-    ENVKIT_CHECK(ReadConfig(named->second.first, Layer::kProject, choose_type, settings));
+    ENVKIT_CHECK(ReadConfig(named->second.first, SettingLayer::kProject, choose_type, settings));
   } else {
     if (!places.user.empty() && !flags.contains("cpu")) {
-      ENVKIT_CHECK(ReadConfig(places.user, Layer::kFile, choose_type, settings));
+      ENVKIT_CHECK(ReadConfig(places.user, SettingLayer::kFile, choose_type, settings));
     }
     if (!places.project.empty()) {
-      ENVKIT_CHECK(ReadConfig(places.project, Layer::kProject, choose_type, settings));
+      ENVKIT_CHECK(ReadConfig(places.project, SettingLayer::kProject, choose_type, settings));
     }
   }
   const bool one_node = flags.contains("standalone") ||
@@ -480,7 +483,7 @@ Result<Settings> ReadSettings(const FlagValues& flags, const Environment& env,
     if (const FlagRow* row = FindFlag(name)) {
       ENVKIT_CHECK(CheckChoice(*row, value.first, value.second));
     }
-    settings.Set(name, value.first, Layer::kFlag, "flag " + value.second);
+    settings.Set(name, value.first, SettingLayer::kFlag, "flag " + value.second);
   }
   return settings;
 }

@@ -19,11 +19,11 @@ using Variables = std::vector<std::pair<std::string, std::string>>;
 // Whose command line it is: the shims stand in for torchrun and accelerate, with their defaults.
 enum class Personality { kEnvkit, kTorchrun, kAccelerate };
 
-enum class Layer { kDefault, kFile, kProject, kCluster, kEnvironment, kFlag };
+enum class SettingLayer { kDefault, kFile, kProject, kCluster, kEnvironment, kFlag };
 
 struct Setting {
   std::string value;  // as Python's str() shows it; "True" for a switch
-  Layer layer = Layer::kDefault;
+  SettingLayer layer = SettingLayer::kDefault;
   std::string source;  // "flag --nnodes", "environment PET_NNODES", "config.yaml:3"
 };
 
@@ -31,7 +31,7 @@ class Settings {
  public:
   // A higher layer wins, and of one layer the later call. Settings that say the same thing in two
   // ways (ranks per node or in all; endpoint or address and port) replace each other.
-  void Set(const std::string& name, std::string value, Layer layer, std::string source);
+  void Set(const std::string& name, std::string value, SettingLayer layer, std::string source);
   const Setting* Find(const std::string& name) const;
   std::string Get(const std::string& name, const std::string& fallback = "") const;
   bool On(const std::string& name) const;

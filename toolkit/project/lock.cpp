@@ -130,9 +130,9 @@ bool IsDebPath(std::string_view text) {
          });
 }
 
-class Reader {
+class LockReader {
  public:
-  Reader(std::string_view text, const std::filesystem::path& file)
+  LockReader(std::string_view text, const std::filesystem::path& file)
       : document_(text, file.filename().string()) {}
 
   Result<Lock> Read() {
@@ -389,7 +389,7 @@ std::string Lock::Digest() const {
 }
 
 Result<Lock> ParseLock(std::string_view text, const std::filesystem::path& file) {
-  return Reader(text, file).Read();
+  return LockReader(text, file).Read();
 }
 
 LockInputs InputsOf(const Project& project, std::string recipes_digest) {

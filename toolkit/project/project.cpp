@@ -47,9 +47,9 @@ bool IsBase(std::string_view text) {
          IsSha256(text.substr(at + 8));
 }
 
-class Reader {
+class ProjectReader {
  public:
-  Reader(std::string_view text, const std::filesystem::path& file, bool read_inputs)
+  ProjectReader(std::string_view text, const std::filesystem::path& file, bool read_inputs)
       : document_(text, file.filename().string()), read_inputs_(read_inputs) {
     project_.file = std::filesystem::absolute(file).lexically_normal();
     project_.root = project_.file.parent_path();
@@ -513,7 +513,7 @@ class Reader {
 }  // namespace
 
 Result<Project> ParseProject(std::string_view text, const std::filesystem::path& file) {
-  return Reader(text, file, false).Read();
+  return ProjectReader(text, file, false).Read();
 }
 
 Result<Project> LoadProject(const std::filesystem::path& directory) {
@@ -527,7 +527,7 @@ Result<Project> LoadProject(const std::filesystem::path& directory) {
     if (std::filesystem::exists(file, error)) {
       auto text = ReadFile(file);
       if (!text) return Wrap(std::move(text).error(), "reading the project");
-      ENVKIT_TRY(Project project, Reader(*text, file, true).Read());
+      ENVKIT_TRY(Project project, ProjectReader(*text, file, true).Read());
       project.architecture = HostArchitecture();
       return project;
     }

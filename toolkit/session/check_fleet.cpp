@@ -156,7 +156,7 @@ Result<int> CheckFleet(const fs::path& directory, const FleetRequest& request, T
         doctor::FleetJson(nodes).dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
   } else {
     doctor::ReportStyle style = StyleOf(terminal);
-    style.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    style.seconds = SecondsSince(begin);
     terminal.Answer(doctor::FleetText(nodes, style));
   }
   return doctor::FleetVerdict(nodes) == "fail" ? 1 : 0;

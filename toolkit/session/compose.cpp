@@ -12,15 +12,15 @@ namespace envkit {
 namespace {
 
 namespace fs = std::filesystem;
-using json = nlohmann::ordered_json;
+using Json = nlohmann::ordered_json;
 
-constexpr const char* kHome = "/home/envkit";
+constexpr const char* kHomeInside = "/home/envkit";
 
 // YAML's double-quoted words are JSON's; "$" is compose's own sign for variables.
-std::string Flow(const json& value) {
+std::string Flow(const Json& value) {
   std::string text;
   if (value.is_array()) {
-    for (const json& item : value) text += (text.empty() ? "" : ", ") + Flow(item);
+    for (const Json& item : value) text += (text.empty() ? "" : ", ") + Flow(item);
     return "[" + text + "]";
   }
   if (value.is_object()) {
@@ -37,7 +37,7 @@ std::string Flow(const json& value) {
 }
 
 // Keys are our own words, none of which means something else to YAML.
-void Write(const json& object, const std::string& indent, std::string& text) {
+void Write(const Json& object, const std::string& indent, std::string& text) {
   for (const auto& [key, value] : object.items()) {
     text += indent + key + ":";
     const std::string flow = Flow(value);
@@ -48,7 +48,7 @@ void Write(const json& object, const std::string& indent, std::string& text) {
       Write(value, indent + "  ", text);
     } else if (lines) {
       text += "\n";
-      for (const json& item : value) text += indent + "  - " + Flow(item) + "\n";
+      for (const Json& item : value) text += indent + "  - " + Flow(item) + "\n";
     } else {
       text += " " + flow + "\n";
     }
@@ -68,8 +68,8 @@ std::string SecretName(const std::string& file) {
   return name;
 }
 
-json Gpus(const RunPlan& plan) {
-  json device = {{"driver", "nvidia"}};
+Json Gpus(const RunPlan& plan) {
+  Json device = {{"driver", "nvidia"}};
   const bool cdi =
       !plan.gpu_devices.empty() && plan.gpu_devices.front().find('=') != std::string::npos;
   if (cdi) device["driver"] = "cdi";
@@ -78,46 +78,46 @@ json Gpus(const RunPlan& plan) {
   } else {
     device["device_ids"] = plan.gpu_devices;
   }
-  device["capabilities"] = json::array({"gpu"});
-  json reservations = {{"devices", json::array({std::move(device)})}};
+  device["capabilities"] = Json::array({"gpu"});
+  Json reservations = {{"devices", Json::array({std::move(device)})}};
   return {{"resources", {{"reservations", std::move(reservations)}}}};
 }
 
-json ServiceOf(const ComposeSetting& setting, const ComposeService& service) {
+Json ServiceOf(const ComposeSetting& setting, const ComposeService& service) {
   const RunPlan& plan = service.plan;
-  json out = {{"image", plan.image.name},
+  Json out = {{"image", plan.image.name},
               {"pull_policy", "never"},
-              {"profiles", json::array({service.profile})},
+              {"profiles", Json::array({service.profile})},
               {"entrypoint", plan.argv},
-              {"command", json::array()},
+              {"command", Json::array()},
               {"working_dir", plan.workdir},
               {"user", fmt::format("{}:{}", plan.uid, plan.gid)},
               {"network_mode", "host"},
               {"ipc", "private"},
               {"shm_size", std::to_string(plan.shm_bytes)},
-              {"security_opt", json::array({"no-new-privileges:true"})}};
+              {"security_opt", Json::array({"no-new-privileges:true"})}};
   if (plan.unlimited_memlock) out["ulimits"] = {{"memlock", -1}};
   if (plan.memory_bytes) out["mem_limit"] = std::to_string(*plan.memory_bytes);
-  out["cap_drop"] = json::array({"ALL"});
+  out["cap_drop"] = Json::array({"ALL"});
   if (plan.uid == 0) out["cap_add"] = DefaultCapabilityNames();
   if (plan.gpus) out["deploy"] = Gpus(plan);
-  json variables = json::array();
+  Json variables = Json::array();
   for (const auto& [name, value] : plan.env) {
     variables.push_back(fmt::format("{}={}", name, value));
   }
   out["environment"] = std::move(variables);
-  out["volumes"] = json::array();
+  out["volumes"] = Json::array();
   for (const Mount& mount : plan.mounts) {
     if (mount.container == kSessionInside) continue;  // file by file, as secrets
-    json volume = {
+    Json volume = {
         {"type", "bind"}, {"source", Shown(mount.host, setting.base)}, {"target", mount.container}};
     if (mount.read_only) volume["read_only"] = true;
     out["volumes"].push_back(std::move(volume));
   }
   if (service.port > 0) {
-    out["volumes"].push_back({{"type", "volume"}, {"source", "home"}, {"target", kHome}});
+    out["volumes"].push_back({{"type", "volume"}, {"source", "home"}, {"target", kHomeInside}});
   } else if (!plan.scratch.empty()) {
-    out["tmpfs"] = json::array();
+    out["tmpfs"] = Json::array();
     for (const std::string& directory : plan.scratch) {
       out["tmpfs"].push_back(directory + ":exec,mode=0777");
     }
@@ -129,7 +129,7 @@ json ServiceOf(const ComposeSetting& setting, const ComposeService& service) {
   if (service.port > 0) {
     out["healthcheck"] = {
         {"test",
-         json::array({"CMD", "python3", "-c",
+         Json::array({"CMD", "python3", "-c",
                       fmt::format("import socket; socket.create_connection(('127.0.0.1', {}), 2)",
                                   service.port)})},
         {"interval", "10s"},
@@ -146,8 +146,8 @@ json ServiceOf(const ComposeSetting& setting, const ComposeService& service) {
 
 std::string ComposeText(const ComposeSetting& setting,
                         const std::vector<ComposeService>& services) {
-  json document = {{"services", json::object()}};
-  json secrets = json::object();
+  Json document = {{"services", Json::object()}};
+  Json secrets = Json::object();
   bool home = false;
   for (const ComposeService& service : services) {
     document["services"][service.name] = ServiceOf(setting, service);
@@ -156,7 +156,7 @@ std::string ComposeText(const ComposeSetting& setting,
       secrets[SecretName(file)] = {{"file", (setting.secrets / file).string()}};
     }
   }
-  if (home) document["volumes"] = {{"home", json::object()}};
+  if (home) document["volumes"] = {{"home", Json::object()}};
   if (!secrets.empty()) document["secrets"] = std::move(secrets);
   std::string text = fmt::format(
       "# {0} for docker compose. Written, with the files that its secrets name, by\n"
@@ -174,11 +174,11 @@ std::string ComposeText(const ComposeSetting& setting,
 
 std::string DevContainerText(const DevContainer& container) {
   const RunPlan& plan = container.plan;
-  json run =
-      json::array({"--network=host", "--ipc=private", fmt::format("--shm-size={}", plan.shm_bytes),
+  Json run =
+      Json::array({"--network=host", "--ipc=private", fmt::format("--shm-size={}", plan.shm_bytes),
                    "--cap-drop=ALL", "--security-opt=no-new-privileges"});
   if (plan.unlimited_memlock) run.push_back("--ulimit=memlock=-1");
-  json mounts = json::array();
+  Json mounts = Json::array();
   for (const Mount& mount : plan.mounts) {
     if (mount.container == plan.workdir || mount.container.starts_with("/envkit/") ||
         mount.container.starts_with("/etc/")) {
@@ -194,14 +194,14 @@ std::string DevContainerText(const DevContainer& container) {
     mounts.push_back(fmt::format("type=bind,source={},target={}{}", source, mount.container,
                                  mount.read_only ? ",readonly" : ""));
   }
-  json environment = json::object();
+  Json environment = Json::object();
   for (const std::string& name : container.environment) environment[name] = plan.env.at(name);
-  json document = {
+  Json document = {
       {"name", container.project},
       {"build", {{"dockerfile", "Dockerfile"}, {"context", "."}}},
       // On the host, before docker is asked for anything: it makes the image where it is missing.
       {"initializeCommand",
-       json::array({"envkit", "run", "--engine", "docker", "--profile", "dev", "--variant",
+       Json::array({"envkit", "run", "--engine", "docker", "--profile", "dev", "--variant",
                     container.variant, "--gpus", "none", "--", "true"})},
       {"workspaceMount",
        fmt::format("type=bind,source=${{localWorkspaceFolder}},target={}", plan.workdir)},
@@ -214,7 +214,7 @@ std::string DevContainerText(const DevContainer& container) {
       {"runArgs", std::move(run)},
       {"mounts", std::move(mounts)},
       {"containerEnv", std::move(environment)},
-      {"forwardPorts", json::array({8888, 6006})},
+      {"forwardPorts", Json::array({8888, 6006})},
       {"portsAttributes",
        {{"8888", {{"label", "JupyterLab"}, {"onAutoForward", "notify"}}},
         {"6006", {{"label", "TensorBoard"}, {"onAutoForward", "notify"}}}}},
@@ -223,7 +223,7 @@ std::string DevContainerText(const DevContainer& container) {
        "{torch.cuda.device_count()}\")'"},
       {"customizations",
        {{"vscode",
-         {{"extensions", json::array({"ms-python.python", "ms-toolsai.jupyter",
+         {{"extensions", Json::array({"ms-python.python", "ms-toolsai.jupyter",
                                       "ms-vscode.cpptools", "ms-vscode.cmake-tools"})}}}}}};
   if (container.variant == "cuda") document["hostRequirements"] = {{"gpu", "optional"}};
   return document.dump(2) + "\n";
@@ -237,7 +237,7 @@ std::string DevContainerDockerfile(const DevContainer& container) {
       "FROM {1}\n"
       "RUN useradd --uid 1000 --home-dir {2} --no-create-home --shell /bin/bash envkit && \\\n"
       "    chown envkit: {2}\n",
-      container.project, container.plan.image.name, kHome);
+      container.project, container.plan.image.name, kHomeInside);
 }
 
 }  // namespace envkit

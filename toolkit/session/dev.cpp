@@ -11,6 +11,7 @@
 #include <optional>
 #include <thread>
 
+#include "base/files.h"
 #include "base/process.h"
 #include "engine/engine.h"
 #include "image/image.h"
@@ -29,10 +30,6 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 using std::chrono::steady_clock;
 
-double SecondsSince(steady_clock::time_point start) {
-  return std::chrono::duration<double>(steady_clock::now() - start).count();
-}
-
 void Sleep(int milliseconds) {
   std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
 }
@@ -45,12 +42,12 @@ fs::path Home() {
 fs::path Inside(const SessionPlace& place) { return place.directory / "inside"; }
 fs::path SshFile(const SessionPlace& place) { return place.state / "ssh" / (place.id + ".conf"); }
 
-struct Found {
+struct FoundSession {
   Project project;
   SessionPlace place;
 };
-Result<Found> FindProject(const fs::path& directory) {
-  Found found;
+Result<FoundSession> FindSession(const fs::path& directory) {
+  FoundSession found;
   ENVKIT_TRY(found.project, LoadProject(directory));
   ENVKIT_TRY(found.place, FindSessionPlace(found.project.root, found.project.name));
   return found;
@@ -325,7 +322,7 @@ Result<void> StopSession(const SessionState& session, double patience) {
 Result<int> DevUp(const fs::path& directory, const DevRequest& request, bool json_wanted,
                   Terminal& terminal) {
   const auto begin = steady_clock::now();
-  ENVKIT_TRY(const Found found, FindProject(directory));
+  ENVKIT_TRY(const FoundSession found, FindSession(directory));
   const auto& [project, place] = found;
   if (request.vscode) ENVKIT_CHECK(RecommendExtensions(project, terminal));
   ENVKIT_CHECK(MakePrivateDirectory(place.directory));
@@ -398,7 +395,7 @@ Result<int> DevUp(const fs::path& directory, const DevRequest& request, bool jso
 }
 
 Result<int> DevDown(const fs::path& directory, Terminal& terminal) {
-  ENVKIT_TRY(const Found found, FindProject(directory));
+  ENVKIT_TRY(const FoundSession found, FindSession(directory));
   std::error_code error;
   if (!fs::exists(found.place.directory, error)) {
     terminal.Step("dev", "no session runs");
@@ -413,7 +410,7 @@ Result<int> DevDown(const fs::path& directory, Terminal& terminal) {
 }
 
 Result<int> DevStatus(const fs::path& directory, bool json_wanted, Terminal& terminal) {
-  ENVKIT_TRY(const Found found, FindProject(directory));
+  ENVKIT_TRY(const FoundSession found, FindSession(directory));
   ENVKIT_TRY(const SessionState session, ReadSession(found.place));
   const json report = Report(session);
   if (json_wanted) {
@@ -431,7 +428,7 @@ Result<int> DevStatus(const fs::path& directory, bool json_wanted, Terminal& ter
 }
 
 Result<int> DevSshConfig(const fs::path& directory, bool print, Terminal& terminal) {
-  ENVKIT_TRY(const Found found, FindProject(directory));
+  ENVKIT_TRY(const FoundSession found, FindSession(directory));
   ENVKIT_TRY(const std::string line, IncludeLine(found.place.state, Home()));
   if (!print) {
     ENVKIT_CHECK(IncludeInSshConfig(found.place, terminal));

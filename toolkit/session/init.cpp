@@ -20,7 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 
 // A TOML basic string; JSON's escapes are some of TOML's.
-std::string Quoted(const std::string& text) { return nlohmann::json(text).dump(); }
+std::string TomlQuoted(const std::string& text) { return nlohmann::json(text).dump(); }
 
 Unexpected WrongValue(const char* option, const std::string& value, const char* expected) {
   return Usage(fmt::format("{} is {}, not \"{}\"", option, expected, value),
@@ -45,7 +45,7 @@ Result<void> CheckFlags(const InitRequest& request) {
 }
 
 // Why the newest is not taken, or that it is.
-std::string Reason(const Matrix& matrix, const Machine& machine, const TorchBuild& chosen) {
+std::string ReasonFor(const Matrix& matrix, const Machine& machine, const TorchBuild& chosen) {
   const TorchBuild* newest = NewestServed(matrix, {}, "", kInitPython);
   const std::string cuda = fmt::format("CUDA {}", chosen.cuda);
   if (!machine.driver) {
@@ -72,7 +72,7 @@ Result<void> Choose(const Matrix& matrix, const Machine& machine, const InitRequ
       return Usage(fmt::format("no PyTorch of the default index runs here: {}", verdict.what),
                    verdict.next + "\nFor the CPU alone: envkit init --cuda cpu");
     }
-    plan.why = cpu ? "the newest; its CPU part alone is used" : Reason(matrix, machine, *build);
+    plan.why = cpu ? "the newest; its CPU part alone is used" : ReasonFor(matrix, machine, *build);
   } else {
     const Judgement verdict = Judge(matrix, {"", plan.cuda, kInitPython, {}});
     build = verdict.build;
@@ -83,9 +83,13 @@ Result<void> Choose(const Matrix& matrix, const Machine& machine, const InitRequ
   return {};
 }
 
+std::string Commented(const std::string& setting, const std::string& comment) {
+  return fmt::format("{:<26} # {}\n", setting, comment);
+}
+
 std::string TextOf(const InitPlan& plan) {
   const std::string command = plan.script.empty() ? R"(["envkit-train", "--config", "train.toml"])"
-                                                  : "[" + Quoted(plan.script) + "]";
+                                                  : "[" + TomlQuoted(plan.script) + "]";
   const char* about_cuda =
       plan.cuda == "auto"
           ? "the build for GPUs; a machine without one gets the CPU variant of the same lock"
@@ -95,19 +99,16 @@ std::string TextOf(const InitPlan& plan) {
       "# Written by envkit init. Every key: docs/project-file.md. Then: envkit lock, envkit run "
       "train\n"
       "schema = 1\n\n[project]\nname = {}\n\n[environment]\n",
-      Quoted(plan.name));
-  const auto line = [&text](const std::string& setting, const std::string& comment) {
-    text += fmt::format("{:<26} # {}\n", setting, comment);
-  };
-  line("torch = " + Quoted(plan.torch), plan.why);
-  line("cuda = " + Quoted(plan.cuda), about_cuda);
-  line("python = " + Quoted(kInitPython), "the base's own");
+      TomlQuoted(plan.name));
+  text += Commented("torch = " + TomlQuoted(plan.torch), plan.why);
+  text += Commented("cuda = " + TomlQuoted(plan.cuda), about_cuda);
+  text += Commented("python = " + TomlQuoted(kInitPython), "the base's own");
   text += "base = \"debian:trixie\"\n";
-  line("packages = []", "Python requirements, such as \"numpy>=2\"");
-  line("system = []", "Debian packages, such as \"git\"");
+  text += Commented("packages = []", "Python requirements, such as \"numpy>=2\"");
+  text += Commented("system = []", "Debian packages, such as \"git\"");
   text += "\n[jobs.train]\n";
   text += fmt::format("command = {}\n", command);
-  line("processes = \"auto\"", "one per GPU; on a CPU one per NUMA node");
+  text += Commented("processes = \"auto\"", "one per GPU; on a CPU one per NUMA node");
   return text;
 }
 

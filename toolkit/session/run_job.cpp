@@ -20,10 +20,6 @@ namespace fs = std::filesystem;
 using std::chrono::steady_clock;
 using std::chrono::system_clock;
 
-double SecondsSince(steady_clock::time_point start) {
-  return std::chrono::duration<double>(steady_clock::now() - start).count();
-}
-
 double UnixTime(system_clock::time_point time) {
   return std::chrono::duration<double>(time.time_since_epoch()).count();
 }

@@ -9,7 +9,7 @@ namespace {
 std::string Inside(const char* name) { return fmt::format("{}/{}", kSessionInside, name); }
 
 // As sshd reads words: in quotes, with quotes and backslashes escaped. A line break cannot be said.
-std::string Quoted(const std::string& text) {
+std::string SshQuoted(const std::string& text) {
   std::string quoted = "\"";
   for (const char letter : text) {
     if (letter == '"' || letter == '\\') quoted += '\\';
@@ -101,7 +101,7 @@ std::string SshdConfig(int port, const std::string& user,
   // Only the first SetEnv counts, so all of it stands on one line.
   std::string variables;
   for (const auto& [name, value] : env) {
-    if (value.find_first_of("\r\n") == value.npos) variables += " " + Quoted(name + "=" + value);
+    if (value.find_first_of("\r\n") == value.npos) variables += " " + SshQuoted(name + "=" + value);
   }
   if (!variables.empty()) text += "SetEnv" + variables + "\n";
   return text;

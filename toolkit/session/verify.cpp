@@ -329,7 +329,7 @@ Result<VerifyReport> Verify(const fs::path& directory, const VerifyRequest& requ
   } else {
     ENVKIT_CHECK(VerifyImage(directory, request, report, terminal));
   }
-  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  report.seconds = SecondsSince(start);
   return report;
 }
 

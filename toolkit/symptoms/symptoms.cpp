@@ -3,14 +3,10 @@
 #include <algorithm>
 #include <cctype>
 
+#include "base/text.h"
+
 namespace envkit {
 namespace {
-
-std::string Lower(std::string_view text) {
-  std::string lower(text);
-  for (char& c : lower) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return lower;
-}
 
 // Do the parts between the pattern's stars follow each other in LINE? Both in lower case.
 bool Holds(std::string_view line, std::string_view pattern) {

@@ -20,7 +20,7 @@ namespace {
 
 constexpr std::uint64_t kMostHeader = 100'000'000;  // the format's own limit
 
-[[noreturn]] void Refuse(const std::filesystem::path& file, const std::string& what) {
+[[noreturn]] void RefuseFile(const std::filesystem::path& file, const std::string& what) {
   throw Failure(file.string() + ": no valid safetensors file: " + what);
 }
 
@@ -69,10 +69,13 @@ SafetensorsFile ReadSafetensors(const std::filesystem::path& file) {
   const std::uint64_t size = std::filesystem::file_size(file, error);
   if (!in || error) throw Failure("cannot read " + file.string() + ": " + error.message());
   std::uint64_t length = 0;
-  if (size < 8 || !in.read(reinterpret_cast<char*>(&length), 8)) Refuse(file, "it is too short");
-  if (length > kMostHeader || length > size - 8) Refuse(file, "its header is longer than the file");
+  if (size < 8 || !in.read(reinterpret_cast<char*>(&length), 8))
+    RefuseFile(file, "it is too short");
+  if (length > kMostHeader || length > size - 8)
+    RefuseFile(file, "its header is longer than the file");
   std::string text(length, '\0');
-  if (!in.read(text.data(), static_cast<std::streamsize>(length))) Refuse(file, "it is too short");
+  if (!in.read(text.data(), static_cast<std::streamsize>(length)))
+    RefuseFile(file, "it is too short");
 
   SafetensorsHeader header = ParseSafetensorsHeader(file, text, size - 8 - length);
   SafetensorsFile result;
@@ -81,11 +84,11 @@ SafetensorsFile ReadSafetensors(const std::filesystem::path& file) {
     const at::Tensor tensor = at::empty(entry.shape, ScalarTypeOf(entry.type));
     if (tensor.nbytes() != 0 && !in.read(static_cast<char*>(tensor.mutable_data_ptr()),
                                          static_cast<std::streamsize>(tensor.nbytes())))
-      Refuse(file, "it is too short");
+      RefuseFile(file, "it is too short");
     if (entry.type == ElementType::kBool) {
       const auto* bytes = static_cast<const std::uint8_t*>(tensor.const_data_ptr());
       if (std::any_of(bytes, bytes + tensor.nbytes(), [](std::uint8_t byte) { return byte > 1; }))
-        Refuse(file, "tensor \"" + entry.name + "\": a BOOL that is neither 0 nor 1");
+        RefuseFile(file, "tensor \"" + entry.name + "\": a BOOL that is neither 0 nor 1");
     }
     result.tensors.push_back({entry.name, tensor});
   }

@@ -43,8 +43,8 @@ Batch ImageDataset::Get(std::span<const std::int64_t> indices, std::int64_t epoc
 namespace {
 
 constexpr std::int64_t kSide = 32, kPlane = kSide * kSide, kRecord = kCifarRecord;
-constexpr std::array<float, 3> kMean = {0.4914F, 0.4822F, 0.4465F};
-constexpr std::array<float, 3> kDeviation = {0.2470F, 0.2435F, 0.2616F};
+constexpr std::array<float, 3> kCifarMean = {0.4914F, 0.4822F, 0.4465F};
+constexpr std::array<float, 3> kCifarDeviation = {0.2470F, 0.2435F, 0.2616F};
 
 }  // namespace
 
@@ -94,7 +94,7 @@ Batch CifarDataset::Get(std::span<const std::int64_t> indices, std::int64_t epoc
         for (std::size_t c = 0; c < 3; ++c) {
           const std::uint8_t* plane = record + 1 + static_cast<std::int64_t>(c) * kPlane;
           const float value = inside ? static_cast<float>(plane[from_y * kSide + from_x]) / 255 : 0;
-          *out++ = (value - kMean[c]) / kDeviation[c];
+          *out++ = (value - kCifarMean[c]) / kCifarDeviation[c];
         }
       }
     }

@@ -27,10 +27,10 @@ namespace {
 
 // A layer's parameters, in this order.
 enum Index { kLn1W, kLn1B, kAttnW, kAttnB, kProjW, kProjB, kLn2W, kLn2B, kFcW, kFcB, kOutW, kOutB };
-constexpr const char* kNames[] = {"ln_1.weight",      "ln_1.bias",          "attn.c_attn.weight",
-                                  "attn.c_attn.bias", "attn.c_proj.weight", "attn.c_proj.bias",
-                                  "ln_2.weight",      "ln_2.bias",          "mlp.c_fc.weight",
-                                  "mlp.c_fc.bias",    "mlp.c_proj.weight",  "mlp.c_proj.bias"};
+constexpr const char* kLayerNames[] = {
+    "ln_1.weight",        "ln_1.bias",        "attn.c_attn.weight", "attn.c_attn.bias",
+    "attn.c_proj.weight", "attn.c_proj.bias", "ln_2.weight",        "ln_2.bias",
+    "mlp.c_fc.weight",    "mlp.c_fc.bias",    "mlp.c_proj.weight",  "mlp.c_proj.bias"};
 
 constexpr double kEpsilon = 1e-5;
 
@@ -90,8 +90,8 @@ Gpt::Gpt(const Options& options, at::Device device) : options_(options) {
                        zeros(3 * width), normal({width, width}, residual), zeros(width),
                        ones(width), zeros(width), normal({width, 4 * width}, kDeviation),
                        zeros(4 * width), normal({4 * width, width}, residual), zeros(width)});
-    for (std::size_t j = 0; j < std::size(kNames); ++j)
-      parameters_.push_back({prefixes.back() + kNames[j], layers_.back()[j]});
+    for (std::size_t j = 0; j < std::size(kLayerNames); ++j)
+      parameters_.push_back({prefixes.back() + kLayerNames[j], layers_.back()[j]});
   }
   parameters_.push_back({"ln_f.weight", ln_f_weight_ = ones(width)});
   parameters_.push_back({"ln_f.bias", ln_f_bias_ = zeros(width)});

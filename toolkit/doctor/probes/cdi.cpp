@@ -12,12 +12,13 @@ namespace {
 using nlohmann::json;
 
 constexpr int kDeepest = 12;
-constexpr std::size_t kMostNodes = 100000;
+constexpr std::size_t kMostYamlNodes = 100000;
 
 // An alias may stand for a whole tree: the number of nodes is bounded, so that nine lines of YAML
 // do not become a billion.
 json FromYaml(const YAML::Node& node, int depth, std::size_t& nodes) {
-  if (depth > kDeepest || ++nodes > kMostNodes) throw std::runtime_error("it is nested too deeply");
+  if (depth > kDeepest || ++nodes > kMostYamlNodes)
+    throw std::runtime_error("it is nested too deeply");
   if (node.IsScalar()) return node.Scalar();
   if (node.IsSequence()) {
     json out = json::array();

@@ -72,9 +72,9 @@ std::string CodeText(int code) {
   return fmt::format("{} ({})", found == kNames.end() ? "error" : found->second, code);
 }
 
-class Library {
+class NvmlLibrary {
  public:
-  Library(void* handle, NvmlFacts& facts, const Publish& publish)
+  NvmlLibrary(void* handle, NvmlFacts& facts, const Publish& publish)
       : handle_(handle), facts_(facts), publish_(publish) {}
 
   // Calls the first of NAMES ("a|b") that this library has.
@@ -109,7 +109,7 @@ class Library {
   const Publish& publish_;
 };
 
-Text AskText(Library& nvml, const char* function) {
+Text AskText(NvmlLibrary& nvml, const char* function) {
   std::array<char, 128> buffer{};
   Text fact;
   fact.from = function;
@@ -122,20 +122,20 @@ Text AskText(Library& nvml, const char* function) {
   return fact;
 }
 
-std::string DeviceText(Library& nvml, const char* function, Device device) {
+std::string DeviceText(NvmlLibrary& nvml, const char* function, Device device) {
   std::array<char, 128> buffer{};
   if (nvml.Call(function, device, buffer.data(), static_cast<unsigned>(buffer.size())) != kOk)
     return "";
   return std::string(buffer.data(), strnlen(buffer.data(), buffer.size()));
 }
 
-std::optional<std::int64_t> DeviceNumber(Library& nvml, const char* function, Device device) {
+std::optional<std::int64_t> DeviceNumber(NvmlLibrary& nvml, const char* function, Device device) {
   unsigned value = 0;
   if (nvml.Call(function, device, &value) != kOk) return std::nullopt;
   return value;
 }
 
-void AskMig(Library& nvml, Device device, Gpu& gpu) {
+void AskMig(NvmlLibrary& nvml, Device device, Gpu& gpu) {
   unsigned current = 0, pending = 0;
   if (nvml.Call("nvmlDeviceGetMigMode", device, &current, &pending) != kOk) return;
   gpu.mig = current == 1;
@@ -150,7 +150,7 @@ void AskMig(Library& nvml, Device device, Gpu& gpu) {
   }
 }
 
-void AskProcesses(Library& nvml, Device device, const Root& root, Gpu& gpu) {
+void AskProcesses(NvmlLibrary& nvml, Device device, const Root& root, Gpu& gpu) {
   std::array<Process, 128> processes{};
   auto count = static_cast<unsigned>(processes.size());
   const int code =
@@ -166,7 +166,7 @@ void AskProcesses(Library& nvml, Device device, const Root& root, Gpu& gpu) {
   }
 }
 
-void AskHealth(Library& nvml, Device device, Gpu& gpu) {
+void AskHealth(NvmlLibrary& nvml, Device device, Gpu& gpu) {
   unsigned long long wide = 0;
   constexpr int kUncorrected = 1, kVolatile = 0;
   if (nvml.Call("nvmlDeviceGetTotalEccErrors", device, kUncorrected, kVolatile, &wide) == kOk)
@@ -200,7 +200,7 @@ void AskHealth(Library& nvml, Device device, Gpu& gpu) {
   }
 }
 
-void AskGpu(Library& nvml, Device device, const Root& root, Gpu& gpu) {
+void AskGpu(NvmlLibrary& nvml, Device device, const Root& root, Gpu& gpu) {
   PciInfo pci{};
   if (nvml.Call("nvmlDeviceGetPciInfo_v3|nvmlDeviceGetPciInfo_v2", device, &pci) == kOk)
     gpu.pci = fmt::format("{:04x}:{:02x}:{:02x}.0", pci.domain, pci.bus, pci.device);
@@ -238,7 +238,7 @@ void AskGpu(Library& nvml, Device device, const Root& root, Gpu& gpu) {
   AskProcesses(nvml, device, root, gpu);
 }
 
-void AskTopology(Library& nvml, const std::vector<Device>& devices, std::vector<Gpu>& gpus) {
+void AskTopology(NvmlLibrary& nvml, const std::vector<Device>& devices, std::vector<Gpu>& gpus) {
   for (std::size_t a = 0; a < devices.size(); ++a) {
     for (std::size_t b = 0; b < devices.size(); ++b) {
       unsigned level = 0;
@@ -286,7 +286,7 @@ void ProbeNvml(const Root& root, NvmlFacts& facts, const Publish& publish) {
   facts.present = true;
   if (link_map* map = nullptr; dlinfo(handle, RTLD_DI_LINKMAP, &map) == 0 && map != nullptr)
     facts.library = root.Real(map->l_name).string();
-  Library nvml(handle, facts, publish);
+  NvmlLibrary nvml(handle, facts, publish);
   nvml.Step("nvmlInit");
   facts.init.from = "nvmlInit_v2";
   facts.init.value = nvml.Call("nvmlInit_v2|nvmlInit");
