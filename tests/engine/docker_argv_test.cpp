@@ -94,6 +94,23 @@ TEST_CASE("docker's sizes have the largest unit that is exact") {
   }
 }
 
+TEST_CASE("podman gets docker's words, and says what docker does unasked") {
+  RunPlan plan = Plan();
+  plan.engine = "podman";
+  plan.unlimited_memlock = true;  // beyond what an ordinary user may ask for
+  plan.gpus = true;
+  const std::string same = "--pull=never --http-proxy=false --security-opt label=disable ";
+  CHECK(ShellQuote(DockerArgv(plan))
+            .starts_with("podman run --rm -i " + same +
+                         "--userns=keep-id --device nvidia.com/gpu=all "));
+  CHECK(!Contains(plan, "memlock=-1"));
+  plan.gpu_devices = {"0", "nvidia.com/gpu=2"};
+  CHECK(Contains(plan, "--device nvidia.com/gpu=0 --device nvidia.com/gpu=2"));
+  plan.uid = plan.gid = 0;
+  CHECK(ShellQuote(DockerArgv(plan)).starts_with("podman run --rm -i " + same + "--device "));
+  CHECK(Contains(plan, "--ulimit memlock=-1"));
+}
+
 TEST_CASE("docker gets a terminal only where there is one") {
   RunPlan plan = Plan();
   CHECK(DockerArgv(plan)[3] == "-i");

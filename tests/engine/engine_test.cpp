@@ -116,7 +116,7 @@ void AddDocker(Programs& programs, const std::string& script) {
 TEST_CASE("an engine that nobody knows") {
   CHECK(OpenError("dokcer", ExitCode::kUsage) ==
         "error: no engine is called \"dokcer\"\n"
-        "  This version has: auto, docker, oci.\n");
+        "  There are: auto, docker, podman, oci.\n");
   CHECK(OpenError("", ExitCode::kUsage).substr(0, 30) == "error: no engine is called \"\"\n");
 }
 

@@ -122,12 +122,14 @@ def jupyter(browser, url):
     text = browser.wait("the cell's output", "const out = document.querySelector("
                         "'.jp-OutputArea-output pre'); return out && out.textContent;")
     browser.picture("jupyterlab")
+    support.check(not browser.run("return document.body.innerText.includes('Jupyter news')"),
+                  "JupyterLab asks about news")
     print("the cell says:", text)
     support.check(text.startswith("torch 2.") and "sum 6.0" in text, text)
 
 
 def tensorboard(browser, url, steps):
-    browser.open(url + "#timeseries")
+    browser.open(url + "#timeseries&tagFilter=train%2Floss")
     # Cards' charts are drawn in a worker; what they draw has the run's name and a canvas or path.
     browser.wait("the run's name", "return document.body.innerText.includes('train/events') || "
                  "document.body.innerText.includes('-train')")
@@ -140,6 +142,7 @@ def tensorboard(browser, url, steps):
     points = json.loads(urllib.request.urlopen(
         url + f"data/plugin/scalars/scalars?run={runs[0]}&tag=train/loss").read())
     support.check(len(points) >= steps, f"{len(points)} points of {runs}")
+    support.check(len(runs) == 1, f"a run is listed twice: {runs}")
 
 
 place = support.new_directory("envkit-browser-")

@@ -229,6 +229,9 @@ TEST_CASE("an entry pins the host key, and two projects of one name do not share
         "  ForwardAgent no\n"
         "  PasswordAuthentication no\n"
         "  IdentityFile \"/keys/id\"\n");
+  entry.jump = "ana@gpu-box:2222";
+  CHECK(SshEntryText(entry).find("  Port 20000\n  ProxyJump ana@gpu-box:2222\n  User ana\n") !=
+        std::string::npos);
   entry.port = 0;
   entry.proxy = "envkit dev proxy";
   CHECK(SshEntryText(entry).find("  ProxyCommand envkit dev proxy\n") != std::string::npos);

@@ -16,8 +16,8 @@ Command RunCommand() {
             "A job of envkit.toml, or jupyter, tensorboard, shell; what follows -- is added "
             "to its command");
         app.add_option("--engine", request->engine,
-                       "auto takes docker where its daemon answers, else oci")
-            ->check(CLI::IsMember({"auto", "docker", "oci"}));
+                       "auto takes docker where its daemon answers, else oci, else podman")
+            ->check(CLI::IsMember({"auto", "docker", "podman", "oci"}));
         app.add_option("--gpus", request->gpus, "all, none, or a list such as 0,2")
             ->type_name("GPUS");
         app.add_option("--processes", request->processes, "Ranks; auto: one per GPU")

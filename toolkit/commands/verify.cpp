@@ -21,8 +21,8 @@ Command VerifyCommand() {
         app.add_option("--variant", request->variant, "cpu or cuda; by this machine's GPUs")
             ->check(CLI::IsMember({"cpu", "cuda"}));
         app.add_option("--engine", request->engine,
-                       "auto takes docker where its daemon answers, else oci")
-            ->check(CLI::IsMember({"auto", "docker", "oci"}));
+                       "auto takes docker where its daemon answers, else oci, else podman")
+            ->check(CLI::IsMember({"auto", "docker", "podman", "oci"}));
         CLI::Option* quick =
             app.add_flag("--quick", request->quick, "Do not hash the image's files");
         CLI::Option* repair =

@@ -160,8 +160,7 @@ std::string EngineLine(const Facts& facts) {
   } else {
     parts.emplace_back("docker is not installed");
   }
-  if (engines.podman)
-    parts.push_back("podman " + *engines.podman + " (envkit does not use it yet)");
+  if (engines.podman) parts.push_back("podman " + *engines.podman + " (with --engine podman)");
   return fmt::format("{}", fmt::join(parts, " · "));
 }
 

@@ -1,4 +1,6 @@
-// The engine for hosts with a Docker daemon, through docker's own client.
+// The engine for hosts with a Docker daemon, through docker's own client; and podman, which takes
+// the same words, has no daemon, and so neither a need for rights of its own nor images that others
+// brought.
 #include <errno.h>
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -36,7 +38,18 @@ std::string SizeText(std::uint64_t bytes) {
   return std::to_string(bytes);
 }
 
-void AddGpus(const RunPlan& plan, std::vector<std::string>& argv) {
+constexpr const char* kPodman = "podman";
+
+void AddGpus(const RunPlan& plan, const std::string& client, std::vector<std::string>& argv) {
+  if (client == kPodman) {  // CDI alone
+    std::vector<std::string> devices = plan.gpu_devices;
+    if (devices.empty()) devices.emplace_back("all");
+    for (const std::string& device : devices) {
+      const bool named = device.find('=') != std::string::npos;
+      argv.insert(argv.end(), {"--device", named ? device : "nvidia.com/gpu=" + device});
+    }
+    return;
+  }
   if (plan.gpu_devices.empty()) {
     argv.insert(argv.end(), {"--gpus", "all"});
     return;
@@ -87,15 +100,16 @@ int WaitFor(pid_t pid) {
   return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
-// The daemon keeps a container running when its client dies. A process that notices our end (the
-// pipe closes, whatever killed us) removes the container then; it has no other work.
+// The daemon, or podman's monitor, keeps a container running when its client dies. A process that
+// notices our end (the pipe closes, whatever killed us) removes the container then; it has no other
+// work.
 class Guard {
  public:
-  explicit Guard(const std::string& container) {
+  Guard(const std::string& client, const std::string& container) {
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) != 0) return;
     pid_ = fork();
-    if (pid_ == 0) Watch(ends[0], container);
+    if (pid_ == 0) Watch(ends[0], client, container);
     close(ends[0]);
     write_ = ends[1];
   }
@@ -107,7 +121,8 @@ class Guard {
   }
 
  private:
-  [[noreturn]] static void Watch(int read_end, const std::string& container) {
+  [[noreturn]] static void Watch(int read_end, const std::string& client,
+                                 const std::string& container) {
     setsid();
     int null = open("/dev/null", O_RDWR);
     for (int fd : {0, 1, 2}) dup2(null, fd);
@@ -118,7 +133,7 @@ class Guard {
     if (read(3, &done, 1) == 1) _exit(0);
     // A request to create it may be under way still.
     for (int attempt = 0; attempt < 20; ++attempt) {
-      if (WaitFor(Spawn({"docker", "container", "rm", "--force", "--volumes", container}, -1, -1,
+      if (WaitFor(Spawn({client, "container", "rm", "--force", "--volumes", container}, -1, -1,
                         false)) == 0 &&
           attempt > 0)
         _exit(0);
@@ -153,9 +168,9 @@ std::string LastLines(std::string text) {
   return text;
 }
 
-bool HasImage(const std::string& reference) {
+bool HasImage(const std::string& client, const std::string& reference) {
   auto result =
-      RunProcess({.argv = {"docker", "image", "inspect", "--format", "{{.Id}}", reference}});
+      RunProcess({.argv = {client, "image", "inspect", "--format", "{{.Id}}", reference}});
   return result && result->exit_code == 0;
 }
 
@@ -187,14 +202,15 @@ std::size_t KnownLayers(const std::vector<std::string>& diff_ids) {
   return best;
 }
 
-// Feeds `docker load`. The writer has a thread of its own; what it writes is counted on the way.
-Result<void> Load(const ArchiveWriter& write_archive, std::size_t known, Terminal& terminal,
-                  const std::string& label) {
+// Feeds `docker load` or `podman load`. The writer has a thread of its own; what it writes is
+// counted on the way.
+Result<void> Load(const std::string& engine, const ArchiveWriter& write_archive, std::size_t known,
+                  Terminal& terminal, const std::string& label) {
   int archive[2], input[2], output[2];
   if (pipe2(archive, O_CLOEXEC) != 0 || pipe2(input, O_CLOEXEC) != 0 ||
       pipe2(output, O_CLOEXEC) != 0)
     return Fail(ErrnoText("pipe2"));
-  pid_t client = Spawn({"docker", "load", "--quiet"}, input[0], output[1], false);
+  pid_t client = Spawn({engine, "load", "--quiet"}, input[0], output[1], false);
   close(input[0]);
   close(output[1]);
   std::string words;
@@ -220,7 +236,7 @@ Result<void> Load(const ArchiveWriter& write_archive, std::size_t known, Termina
       for (ssize_t done = 0; open && done < got;) {
         ssize_t put = write(input[1], buffer.data() + done, static_cast<std::size_t>(got - done));
         if (put < 0 && errno == EINTR) continue;
-        if (put < 0) open = false;  // docker ended early: its words say why
+        if (put < 0) open = false;  // it ended early: its words say why
         done += put;
       }
       progress->Add(static_cast<std::uint64_t>(got));
@@ -239,14 +255,15 @@ Result<void> Load(const ArchiveWriter& write_archive, std::size_t known, Termina
   }
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (!written) return written;
-  if (code != 0) return Fail("docker load: " + LastLines(words));
+  if (code != 0) return Fail(engine + " load: " + LastLines(words));
   return {};
 }
 
 class DockerEngine : public Engine {
  public:
-  explicit DockerEngine(std::string version) : version_(std::move(version)) {}
-  std::string Name() const override { return "docker"; }
+  DockerEngine(std::string client, std::string version)
+      : client_(std::move(client)), version_(std::move(version)) {}
+  std::string Name() const override { return client_; }
   std::string Version() const override { return version_; }
 
   Result<int> Run(const RunPlan& plan) override {
@@ -266,7 +283,7 @@ class DockerEngine : public Engine {
     int signals = signalfd(-1, &watched, SFD_CLOEXEC);
     int code = 0;
     {
-      Guard guard(name);
+      Guard guard(client_, name);
       int null = !plan.terminal && isatty(0) ? open("/dev/null", O_RDONLY | O_CLOEXEC) : -1;
       // Away from the terminal's process group, so that Ctrl-C reaches the container once.
       pid_t client = Spawn(argv, null, -1, !plan.terminal);
@@ -287,26 +304,33 @@ class DockerEngine : public Engine {
     const bool created = fs::exists(cid);
     (void)RemoveTree(temp);
     if (code == 125 && !created)
-      return Missing("docker could not make the container; its own words are above",
+      return Missing(client_ + " could not make the container; its own words are above",
                      "Try the engine that needs no daemon:  --engine oci");
     return code;
   }
 
  private:
-  std::string version_;
+  std::string client_, version_;
 };
 
 }  // namespace
 
 std::vector<std::string> DockerArgv(const RunPlan& plan) {
-  std::vector<std::string> argv{"docker", "run", "--rm", plan.terminal ? "-it" : "-i"};
+  const std::string client = plan.engine == kPodman ? kPodman : "docker";
+  std::vector<std::string> argv{client, "run", "--rm", plan.terminal ? "-it" : "-i"};
   auto add = [&](std::initializer_list<std::string> words) { argv.insert(argv.end(), words); };
-  if (plan.gpus) AddGpus(plan, argv);
+  const bool podman = client == kPodman;
+  // What docker does unasked: no proxies from our environment, files without SELinux's relabelling.
+  if (podman) add({"--pull=never", "--http-proxy=false", "--security-opt", "label=disable"});
+  // Without root, the user's own number is the user's own inside too.
+  const bool rootless = podman && plan.uid != 0;
+  if (rootless) add({"--userns=keep-id"});
+  if (plan.gpus) AddGpus(plan, client, argv);
   if (plan.network == "host") add({"--network=host"});
   if (!plan.hostname.empty())
     add({"--hostname", plan.hostname, "--add-host", plan.hostname + ":127.0.1.1"});
   add({"--ipc=private", "--shm-size=" + SizeText(plan.shm_bytes)});
-  if (plan.unlimited_memlock) add({"--ulimit", "memlock=-1"});
+  if (plan.unlimited_memlock && !rootless) add({"--ulimit", "memlock=-1"});
   if (plan.memory_bytes) add({"--memory", SizeText(*plan.memory_bytes)});
   add({"--security-opt", "no-new-privileges", "--user", fmt::format("{}:{}", plan.uid, plan.gid)});
   add({"--cap-drop=ALL"});
@@ -324,25 +348,29 @@ std::vector<std::string> DockerArgv(const RunPlan& plan) {
   return argv;
 }
 
-Result<void> LoadIntoDocker(const RootImage& image, const std::vector<std::string>& diff_ids,
-                            const ArchiveWriter& write, Terminal& terminal) {
+bool KeepsImages(std::string_view engine) { return engine == "docker" || engine == kPodman; }
+
+Result<void> LoadImage(const std::string& engine, const RootImage& image,
+                       const std::vector<std::string>& diff_ids, const ArchiveWriter& write,
+                       Terminal& terminal) {
   const std::string id = "sha256:" + image.config_digest;
-  if (HasImage(id)) return {};
-  std::size_t known = KnownLayers(diff_ids);
+  if (HasImage(engine, id)) return {};
+  // podman takes whole archives alone.
+  std::size_t known = engine == kPodman ? 0 : KnownLayers(diff_ids);
   // The archive's last layer is always there, so that it is an archive at all.
   auto load = [&] {
-    return Load(
-        write, known, terminal,
-        fmt::format("docker: {} of {} layers are new", diff_ids.size() - known, diff_ids.size()));
+    return Load(engine, write, known, terminal,
+                fmt::format("{}: {} of {} layers are new", engine, diff_ids.size() - known,
+                            diff_ids.size()));
   };
   auto loaded = load();
   if (!loaded && known > 0) {  // an image that had them may be gone since
     known = 0;
     loaded = load();
   }
-  if (!loaded) return Wrap(std::move(loaded).error(), "giving the image to docker");
-  if (!HasImage(id))
-    return Fail("docker loaded " + image.name + " under another id than " + id,
+  if (!loaded) return Wrap(std::move(loaded).error(), "giving the image to " + engine);
+  if (!HasImage(engine, id))
+    return Fail(engine + " loaded " + image.name + " under another id than " + id,
                 "Its containerd image store renames images; turn it off in the daemon's settings, "
                 "or use --engine oci.");
   return {};
@@ -381,7 +409,20 @@ Result<std::unique_ptr<Engine>> OpenDockerEngine() {
   if (!asked) return Unexpected(std::move(asked).error());
   if (asked->exit_code != 0)
     return Unexpected(DaemonError(LastLines(asked->err.empty() ? asked->out : asked->err)));
-  return std::make_unique<DockerEngine>("docker " + LastLines(asked->out));
+  return std::make_unique<DockerEngine>("docker", "docker " + LastLines(asked->out));
+}
+
+Result<std::unique_ptr<Engine>> OpenPodmanEngine() {
+  if (!FindExecutable(kPodman))
+    return Missing("podman is not installed",
+                   "Install it:  sudo apt-get install podman\n"
+                   "or use the engine that needs neither:  --engine oci");
+  auto asked = RunProcess({.argv = {kPodman, "version", "--format", "{{.Client.Version}}"}});
+  if (!asked) return Unexpected(std::move(asked).error());
+  if (asked->exit_code != 0)
+    return Missing("podman: " + LastLines(asked->err.empty() ? asked->out : asked->err),
+                   "podman info  says more; or use the engine that needs neither:  --engine oci");
+  return std::make_unique<DockerEngine>(kPodman, "podman " + LastLines(asked->out));
 }
 
 }  // namespace envkit

@@ -16,7 +16,7 @@ namespace envkit {
 class Engine {
  public:
   virtual ~Engine() = default;
-  virtual std::string Name() const = 0;     // docker | oci
+  virtual std::string Name() const = 0;     // docker | podman | oci
   virtual std::string Version() const = 0;  // "runc 1.1.5", "docker 20.10.24"
   // Runs to the end in the foreground with our stdin, stdout and stderr; passes SIGINT, SIGTERM,
   // SIGHUP, SIGUSR1 and SIGUSR2 on. Returns the command's own exit code (128 + signal). When this
@@ -27,9 +27,13 @@ class Engine {
 // Writes a docker-archive to a descriptor; KNOWN_LAYERS lowest layers are left out.
 using ArchiveWriter = std::function<Result<void>(int fd, std::size_t known_layers)>;
 
-// docker only: makes the image known to the daemon, leaving out the layers that it has.
-Result<void> LoadIntoDocker(const RootImage& image, const std::vector<std::string>& diff_ids,
-                            const ArchiveWriter& write, Terminal& terminal);
+// Whether ENGINE starts images of its own store, which must be given to it first: docker and
+// podman.
+bool KeepsImages(std::string_view engine);
+// Makes the image known to such an engine. docker gets the layers alone that it lacks.
+Result<void> LoadImage(const std::string& engine, const RootImage& image,
+                       const std::vector<std::string>& diff_ids, const ArchiveWriter& write,
+                       Terminal& terminal);
 
 // A command in a root file system of the store, as the build needs it: LOWER trees, read-only, with
 // a throw-away upper layer; used to compile the runtime in the builder root.
@@ -48,11 +52,12 @@ struct SandboxResult {
 // uid 0 inside; files that it writes into MOUNTS belong to the invoking user.
 Result<SandboxResult> RunInSandbox(const SandboxSpec& spec);
 
-// NAME: auto | docker | oci. auto: docker when its daemon answers, else oci. An engine that cannot
-// work here is kMissing, and says what is missing and what would help.
+// NAME: auto | docker | podman | oci. auto: docker when its daemon answers, else oci, else podman,
+// which would have to be given a copy of the whole image. An engine that cannot work here is
+// kMissing, and says what is missing and what would help.
 Result<std::unique_ptr<Engine>> OpenEngine(std::string_view name);
 
-// The docker command line that equals PLAN.
+// The docker command line that equals PLAN; podman's where that is the plan's engine.
 std::vector<std::string> DockerArgv(const RunPlan& plan);
 
 }  // namespace envkit

@@ -17,6 +17,7 @@
 #include <cmath>
 
 #include "base/process.h"
+#include "engine/engine.h"
 #include "engine/isolate.h"
 
 namespace envkit {
@@ -142,7 +143,7 @@ Result<int> EnterOci(const RunningContainer& container, const std::vector<std::s
 Result<int> EnterContainer(const RunningContainer& container,
                            const std::vector<std::string>& argv) {
   if (container.engine == "oci") return EnterOci(container, argv);
-  std::vector<std::string> command{"docker", "exec",
+  std::vector<std::string> command{container.engine, "exec",
                                    isatty(0) == 1 && isatty(1) == 1 ? "-it" : "-i", container.name};
   command.insert(command.end(), argv.begin(), argv.end());
   ENVKIT_TRY(const ProcessResult result, RunProcess({.argv = command,
@@ -153,10 +154,10 @@ Result<int> EnterContainer(const RunningContainer& container,
 }
 
 Result<void> StopContainer(const RunningContainer& container, double patience) {
-  if (container.engine == "docker") {
+  if (KeepsImages(container.engine)) {
     ENVKIT_TRY(
         const std::string words,
-        RunForOutput({.argv = {"docker", "stop", "--time",
+        RunForOutput({.argv = {container.engine, "stop", "--time",
                                std::to_string(std::lround(std::ceil(patience))), container.name}}));
     return {};
   }

@@ -202,12 +202,13 @@ std::vector<RunningContainer> FindOciContainers(const fs::path& proc) {
   return containers;
 }
 
-Result<RunningContainer> DockerContainer(std::string_view inspected, std::string_view diff) {
+Result<RunningContainer> DockerContainer(std::string_view inspected, std::string_view diff,
+                                         const std::string& engine) {
   json document = json::parse(inspected, nullptr, false);
   if (document.is_array() && document.size() == 1) document = document.front();
-  if (!document.is_object()) return Fail("docker inspect: unreadable words");
+  if (!document.is_object()) return Fail(engine + " inspect: unreadable words");
   RunningContainer container;
-  container.engine = "docker";
+  container.engine = engine;
   auto text = [&](const char* pointer) {
     return document.value(json::json_pointer(pointer), std::string());
   };
@@ -286,23 +287,18 @@ std::vector<MappedFile> MappedFiles(long pid, const fs::path& proc) {
   return list;
 }
 
-Result<std::vector<RunningContainer>> FindRunning(std::string_view engine) {
-  std::vector<RunningContainer> containers;
-  if (engine != "docker") containers = FindOciContainers("/proc");
-  if (engine == "oci" || (engine == "auto" && !DockerMayAnswer())) return containers;
-  if (auto docker = OpenDockerEngine(); !docker) {
-    if (engine == "auto") return containers;
-    return Unexpected(std::move(docker).error());
-  }
+namespace {
+
+Result<void> AddContainers(const std::string& engine, std::vector<RunningContainer>& containers) {
   ENVKIT_TRY(const std::string ids,
-             RunForOutput({.argv = {"docker", "ps", "--quiet", "--no-trunc", "--filter",
+             RunForOutput({.argv = {engine, "ps", "--quiet", "--no-trunc", "--filter",
                                     "label=dev.envkit.lock.digest"}}));
   std::istringstream lines(ids);
   for (std::string id; std::getline(lines, id);) {
-    const auto inspected = RunForOutput({.argv = {"docker", "container", "inspect", id}});
-    const auto diff = RunForOutput({.argv = {"docker", "container", "diff", id}});
+    const auto inspected = RunForOutput({.argv = {engine, "container", "inspect", id}});
+    const auto diff = RunForOutput({.argv = {engine, "container", "diff", id}});
     if (!inspected || !diff) continue;  // it ended meanwhile
-    ENVKIT_TRY(RunningContainer container, DockerContainer(*inspected, *diff));
+    ENVKIT_TRY(RunningContainer container, DockerContainer(*inspected, *diff, engine));
     const std::map<long, Process> processes = Processes("/proc");
     if (!container.pids.empty()) {
       // A pid of a daemon on another machine means nothing here.
@@ -315,6 +311,29 @@ Result<std::vector<RunningContainer>> FindRunning(std::string_view engine) {
       }
     }
     containers.push_back(std::move(container));
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<std::vector<RunningContainer>> FindRunning(std::string_view engine) {
+  const bool all = engine == "auto";
+  std::vector<RunningContainer> containers;
+  if (all || engine == "oci") containers = FindOciContainers("/proc");
+  if (engine == "docker" || (all && DockerMayAnswer())) {
+    if (auto docker = OpenDockerEngine()) {
+      ENVKIT_CHECK(AddContainers("docker", containers));
+    } else if (!all) {
+      return Unexpected(std::move(docker).error());
+    }
+  }
+  if (engine == "podman" || (all && FindExecutable("podman"))) {
+    if (auto podman = OpenPodmanEngine()) {
+      ENVKIT_CHECK(AddContainers("podman", containers));
+    } else if (!all) {
+      return Unexpected(std::move(podman).error());
+    }
   }
   return containers;
 }

@@ -15,8 +15,8 @@
 namespace envkit {
 
 struct RunningContainer {
-  std::string engine;         // docker | oci
-  std::string name;           // docker's; oci: "train-4711", job and first process
+  std::string engine;         // docker | podman | oci
+  std::string name;           // the engine's; oci: "train-4711", job and first process
   std::string job;            // empty: a command
   std::string config_digest;  // docker: of its image
   std::vector<std::filesystem::path> layer_trees;  // oci: lowest first
@@ -31,13 +31,15 @@ struct RunningContainer {
   unsigned uid = 0, gid = 0;
 };
 
-// ENGINE: auto (all of them) | docker | oci. A docker that does not answer has none with "auto".
+// ENGINE: auto (all of them) | docker | podman | oci. One that does not answer has none with
+// "auto".
 Result<std::vector<RunningContainer>> FindRunning(std::string_view engine);
 
 // Pure parts, for tests. PROC is /proc, or a captured tree.
 std::vector<RunningContainer> FindOciContainers(const std::filesystem::path& proc);
-// Of `docker inspect` (one object) and `docker diff`.
-Result<RunningContainer> DockerContainer(std::string_view inspected, std::string_view diff);
+// Of `docker inspect` (one object) and `docker diff`, or podman's.
+Result<RunningContainer> DockerContainer(std::string_view inspected, std::string_view diff,
+                                         const std::string& engine = "docker");
 // What an overlay's UPPER changes in LOWER; MOUNTS and places for temporary files do not count.
 std::vector<std::string> UpperChanges(const std::filesystem::path& upper,
                                       const std::vector<std::filesystem::path>& lower,

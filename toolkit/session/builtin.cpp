@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "base/files.h"
+#include "engine/engine.h"
 #include "project/project.h"
 #include "session/place.h"
 #include "session/run_job.h"
@@ -58,7 +59,7 @@ bool IsBuiltinJob(const std::string& name) {
 Result<void> WriteAccounts(const RunRequest& request, const RunSetting& setting) {
   const Accounts accounts =
       AccountsOf(setting.image.layer_trees, setting.uid, setting.gid, setting.user,
-                 setting.engine == "docker" || setting.uid == 0);
+                 KeepsImages(setting.engine) || setting.uid == 0);
   ENVKIT_CHECK(WriteFileAtomic(request.session / "passwd", accounts.passwd));
   return WriteFileAtomic(request.session / "group", accounts.group);
 }

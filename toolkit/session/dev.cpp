@@ -186,6 +186,18 @@ json Report(const SessionState& session) {
   return report;
 }
 
+// For another machine: what its ssh needs to come in.
+Result<void> AddKeys(const SessionPlace& place, json& report) {
+  const fs::path keys = place.directory / "keys";
+  ENVKIT_TRY(const std::string identity, ReadFile(keys / "id_ed25519"));
+  ENVKIT_TRY(std::string host_key, ReadFile(keys / "known_hosts"));  // NAME TYPE KEY
+  host_key.erase(0, host_key.find(' ') + 1);
+  while (!host_key.empty() && host_key.back() == '\n') host_key.pop_back();
+  report["keys"] = {
+      {"user", report.value("user", "")}, {"identity", identity}, {"host_key", host_key}};
+  return {};
+}
+
 std::string StateOf(const json& report, const std::string& service) {
   const json& services = report["services"];
   return services.contains(service) ? services[service].value("state", "unknown") : "absent";
@@ -240,8 +252,8 @@ Result<json> WaitUntilReady(const SessionPlace& place, double seconds, double* s
   }
 }
 
-Result<void> IncludeInSshConfig(const SessionPlace& place, Terminal& terminal) {
-  ENVKIT_TRY(const std::string line, IncludeLine(place.state, Home()));
+Result<void> IncludeInSshConfig(const fs::path& state, Terminal& terminal) {
+  ENVKIT_TRY(const std::string line, IncludeLine(state, Home()));
   ENVKIT_TRY(const bool changed, AddInclude(Home() / ".ssh/config", line));
   if (changed) terminal.Step("ssh", "~/.ssh/config has a new first line: " + line);
   return {};
@@ -281,6 +293,14 @@ std::string Difference(const fs::path& directory, const json& facts, const DevRe
 }
 
 }  // namespace
+
+Result<void> IncludeEntries(const fs::path& state, Terminal& terminal) {
+  // A file that we must not touch is no reason to have no session.
+  if (auto included = IncludeInSshConfig(state, terminal); !included) {
+    terminal.Warn(included.error().what + "\n  " + included.error().next);
+  }
+  return {};
+}
 
 Result<SessionState> ReadSession(const SessionPlace& place) {
   SessionState session{place, false, ReadJson(place.directory / "session.json")};
@@ -329,7 +349,8 @@ Result<int> DevUp(const fs::path& directory, const DevRequest& request, bool jso
   ENVKIT_TRY(std::optional<FileLock> up_lock, FileLock::Acquire(place.directory / "up.lock"));
   ENVKIT_TRY(SessionState session, ReadSession(place));
   if (session.running) {
-    const json report = Report(session);
+    json report = Report(session);
+    if (request.show_keys) ENVKIT_CHECK(AddKeys(place, report));
     terminal.Step("dev", fmt::format("runs since {}", report.value("started", "")));
     const std::string difference = Difference(directory, report, request);
     if (!difference.empty()) {
@@ -373,17 +394,13 @@ Result<int> DevUp(const fs::path& directory, const DevRequest& request, bool jso
       {"image", plan.image.name},        {"config_digest", plan.image.config_digest},
       {"variant", setting.variant},      {"gpus", plan.gpus},
       {"ssh_name", start.names.front()}, {"started", stamp},
-      {"listen", request.listen}};
+      {"listen", request.listen},        {"user", user}};
   ENVKIT_CHECK(StartKeeper(place, *engine, plan, about, up_lock));
-  if (request.ssh_config) {
-    // A file that we must not touch is no reason to have no session.
-    if (auto included = IncludeInSshConfig(place, terminal); !included) {
-      terminal.Warn(included.error().what + "\n  " + included.error().next);
-    }
-  }
+  if (request.ssh_config) ENVKIT_CHECK(IncludeEntries(place.state, terminal));
   const double prepared_s = SecondsSince(begin);
   double ssh_after = -1;
   ENVKIT_TRY(json report, WaitUntilReady(place, 90, &ssh_after));
+  if (request.show_keys) ENVKIT_CHECK(AddKeys(place, report));
   report["ready_s"] = SecondsSince(begin);
   report["ssh_ready_s"] = nullptr;
   if (ssh_after >= 0) report["ssh_ready_s"] = prepared_s + ssh_after;
@@ -431,7 +448,7 @@ Result<int> DevSshConfig(const fs::path& directory, bool print, Terminal& termin
   ENVKIT_TRY(const FoundSession found, FindSession(directory));
   ENVKIT_TRY(const std::string line, IncludeLine(found.place.state, Home()));
   if (!print) {
-    ENVKIT_CHECK(IncludeInSshConfig(found.place, terminal));
+    ENVKIT_CHECK(IncludeInSshConfig(found.place.state, terminal));
     return 0;
   }
   terminal.Answer(

@@ -18,6 +18,7 @@ struct DevRequest {
   RunRequest run;          // engine, variant, gpus, memory, shm
   bool port = true;        // false: ssh goes through the engine's exec, and sshd listens nowhere
   bool ssh_config = true;  // false: ~/.ssh/config is left alone
+  bool show_keys = false;  // the JSON has the session's own key, for who asks from another machine
   bool vscode = false;     // write .vscode/extensions.json where there is none
   std::string listen = "127.0.0.1";  // an address of this machine, or 0.0.0.0 for all
 };
@@ -31,6 +32,9 @@ Result<int> DevDown(const std::filesystem::path& directory, Terminal& terminal);
 Result<int> DevStatus(const std::filesystem::path& directory, bool json, Terminal& terminal);
 // Adds the Include line to ~/.ssh/config; PRINT: says what stands where, and changes nothing.
 Result<int> DevSshConfig(const std::filesystem::path& directory, bool print, Terminal& terminal);
+
+// Lets ~/.ssh/config include the entries below STATE. A file that must not be touched is warned of.
+Result<void> IncludeEntries(const std::filesystem::path& state, Terminal& terminal);
 
 // What is known of a session: session.json, and whether it runs.
 struct SessionState {

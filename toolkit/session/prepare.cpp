@@ -93,9 +93,9 @@ Result<Prepared> Prepare(const fs::path& directory, const RunRequest& request,
 }
 
 Result<void> GiveToEngine(const RunSetting& setting, const Image& image, Terminal& terminal) {
-  if (setting.engine != "docker") return {};
-  return LoadIntoDocker(
-      setting.image, DiffIdsOf(image),
+  if (!KeepsImages(setting.engine)) return {};
+  return LoadImage(
+      setting.engine, setting.image, DiffIdsOf(image),
       [&image](int fd, std::size_t known) { return WriteDockerArchive(image, fd, known); },
       terminal);
 }

@@ -197,6 +197,7 @@ std::string SshEntryText(const SshEntry& entry) {
   } else {
     text += "  ProxyCommand " + entry.proxy + "\n";
   }
+  if (!entry.jump.empty()) text += fmt::format("  ProxyJump {}\n", entry.jump);
   text += fmt::format("  User {}\n", entry.user);
   text += fmt::format("  HostKeyAlias {}\n", entry.names.back());
   text += fmt::format("  UserKnownHostsFile {}\n", quoted(entry.known_hosts));

@@ -35,6 +35,7 @@ struct SshEntry {
   std::filesystem::path known_hosts;
   std::vector<std::filesystem::path> identities;
   std::string host = "127.0.0.1";
+  std::string jump;  // another machine, whose loopback HOST is
 };
 // Pure.
 std::string SshEntryText(const SshEntry& entry);

@@ -206,16 +206,17 @@ void CheckInImage(const Subject& subject, const StoreState& state, const HostFac
     return;
   }
   report.engine = (*engine)->Name();
-  if (report.engine == "docker") {
-    const auto loaded = LoadIntoDocker(
-        RootImageOf(image), DiffIdsOf(image),
+  if (KeepsImages(report.engine)) {
+    const auto loaded = LoadImage(
+        report.engine, RootImageOf(image), DiffIdsOf(image),
         [&image](int fd, std::size_t known) { return WriteDockerArchive(image, fd, known); },
         terminal);
     if (!loaded) {
-      report.checks.push_back(Unavailable("engine.image", "docker has the image", loaded.error()));
+      report.checks.push_back(
+          Unavailable("engine.image", report.engine + " has the image", loaded.error()));
       return;
     }
-    report.checks.push_back(CheckDockerImage(image));
+    report.checks.push_back(CheckEngineImage(report.engine, image));
   }
   const ImageRunner runner(subject.environment.project, image, facts, **engine);
   ProbeExpectation expected;

@@ -9,6 +9,7 @@
 #include "base/digest.h"
 #include "base/files.h"
 #include "base/process.h"
+#include "engine/engine.h"
 #include "image/build.h"
 #include "image/manifest.h"
 #include "image/stored.h"
@@ -23,7 +24,7 @@ using nlohmann::json;
 
 // The image of the store that the container was started from.
 Result<Image> ImageOf(const RunningContainer& container, const Store& store) {
-  if (container.engine == "docker") return LoadImageRecord(store, container.config_digest);
+  if (KeepsImages(container.engine)) return LoadImageRecord(store, container.config_digest);
   std::error_code error;
   for (const fs::directory_entry& entry : fs::directory_iterator(store.data / "images", error)) {
     auto image = LoadImageRecord(store, entry.path().stem().string());
@@ -92,7 +93,7 @@ Check CheckLibraries(const RunningContainer& container, const Image& image) {
 
 // Of a store that is not ours: nothing that we could compare it with.
 bool IsForeign(const RunningContainer& container, const Store& store) {
-  if (container.engine == "docker") return false;
+  if (KeepsImages(container.engine)) return false;
   const std::string ours = (store.data / "layers").string() + "/";
   return container.layer_trees.empty() || !container.layer_trees[0].string().starts_with(ours);
 }
@@ -103,7 +104,7 @@ std::vector<Check> CheckContainer(const RunningContainer& container, const Store
                                   const Lock* lock, const std::string& project) {
   std::vector<Check> checks;
   const std::string stop =
-      container.engine == "docker" ? fmt::format("docker stop {}", container.name) : "stop it";
+      KeepsImages(container.engine) ? container.engine + " stop " + container.name : "stop it";
   const auto image = ImageOf(container, store);
   Check of_image = {"running.image", "", Verdict::kPass, {}};
   if (image) {
@@ -180,24 +181,26 @@ Result<void> VerifyRunning(const fs::path& directory, const std::string& contain
   return Usage(fmt::format("nothing that runs is called \"{}\"", container), "There are:" + names);
 }
 
-Check CheckDockerImage(const Image& image) {
-  Check check = {"engine.image", "docker has exactly this image", Verdict::kPass, {}};
+Check CheckEngineImage(const std::string& engine, const Image& image) {
+  Check check = {"engine.image", engine + " has exactly this image", Verdict::kPass, {}};
   const auto inspected =
-      RunForOutput({.argv = {"docker", "image", "inspect", "sha256:" + image.config_digest}});
+      RunForOutput({.argv = {engine, "image", "inspect", "sha256:" + image.config_digest}});
   json document = inspected ? json::parse(*inspected, nullptr, false) : json();
   if (document.is_array() && document.size() == 1) document = document.front();
   json layers = json::array();
   for (const Layer& layer : image.layers) layers.push_back("sha256:" + layer.diff_id);
-  const bool same = document.is_object() &&
-                    document.value("Id", "") == "sha256:" + image.config_digest &&
+  std::string id = document.is_object() ? document.value("Id", "") : "";
+  if (id.starts_with("sha256:")) id.erase(0, 7);  // podman leaves it out
+  const bool same = document.is_object() && id == image.config_digest &&
                     document.value("/RootFS/Layers"_json_pointer, json()) == layers;
   check.evidence = {fmt::format("id sha256:{}", image.config_digest),
                     fmt::format("{} layers with the same digests", image.layers.size())};
   if (!same) {
     check.verdict = Verdict::kFail;
-    check.evidence = {inspected ? "docker image inspect names other layers"
+    check.evidence = {inspected ? engine + " image inspect names other layers"
                                 : inspected.error().what};
-    check.next = fmt::format("docker image rm sha256:{}, then run this again", image.config_digest);
+    check.next =
+        fmt::format("{} image rm sha256:{}, then run this again", engine, image.config_digest);
   }
   return check;
 }

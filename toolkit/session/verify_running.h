@@ -23,7 +23,7 @@ Result<void> VerifyRunning(const std::filesystem::path& directory, const std::st
 std::vector<Check> CheckContainer(const RunningContainer& container, const Store& store,
                                   const Lock* lock, const std::string& project);
 
-// docker's own words about an image that was given to it.
-Check CheckDockerImage(const Image& image);
+// The own words of docker or podman about an image that was given to it.
+Check CheckEngineImage(const std::string& engine, const Image& image);
 
 }  // namespace envkit
