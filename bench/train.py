@@ -39,7 +39,7 @@ if not (venv / "bin/torchrun").exists():
     sys.exit(f"there is no {venv}; tests/integration/launch_compat.py makes it")
 if not (build / "envkit-train").exists():
     site = next((venv / "lib").glob("python3*/site-packages"))
-    subprocess.run(["cmake", "-S", top / "runtime", "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
+    subprocess.run(["cmake", "-S", top / "runtime", "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_UNITY_BUILD=ON",
                     f"-DENVKIT_SITE_PACKAGES={site}"], check=True, stdout=subprocess.DEVNULL)
     subprocess.run(["ninja", "-C", build, "envkit-train"], check=True, stdout=subprocess.DEVNULL)
 

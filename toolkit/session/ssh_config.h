@@ -31,11 +31,11 @@ struct SshEntry {
   std::vector<std::string> names;  // "envkit-mnist", "envkit-mnist-1a2b3c4d"
   std::string user;
   int port = 0;  // 0: PROXY carries the connection
-  std::string proxy;
+  std::string proxy = {};
   std::filesystem::path known_hosts;
   std::vector<std::filesystem::path> identities;
   std::string host = "127.0.0.1";
-  std::string jump;  // another machine, whose loopback HOST is
+  std::string jump = {};  // another machine, whose loopback HOST is
 };
 // Pure.
 std::string SshEntryText(const SshEntry& entry);
