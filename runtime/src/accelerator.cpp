@@ -431,9 +431,13 @@ void PreparedOptimizer::step() {
 
 void PreparedOptimizer::zero_grad() {
   if (!state_->sync) return;
-  optimizer_->ZeroGrad();
-  for (const auto& model : state_->models)
-    if (model->sharding && model->optimizer == optimizer_) model->sharding->ZeroGrad();
+  bool sharded = false;
+  for (const auto& model : state_->models) {
+    if (!model->sharding || model->optimizer != optimizer_) continue;
+    sharded = true;
+    model->sharding->ZeroGrad();  // shards keep the gradients that they were given
+  }
+  if (!sharded) optimizer_->ZeroGrad();
 }
 
 bool PreparedOptimizer::step_was_skipped() const { return state_->skipped; }

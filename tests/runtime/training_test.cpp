@@ -67,7 +67,7 @@ TEST_CASE("AdamW: its formula, and its state goes on in a copy") {
   CHECK(parameters[1].tensor.max().item<double>() == doctest::Approx(1 - 0.1));  // no decay
   CHECK(parameters[2].tensor.max().item<double>() == 1.0);
   optimizer.ZeroGrad();
-  CHECK(parameters[0].tensor.grad().abs().max().item<double>() == 0);
+  CHECK(!parameters[0].tensor.grad().defined());
 
   const auto copies = make();
   AdamW copy(copies, {0.9, 0.999, 1e-8, 0.5});

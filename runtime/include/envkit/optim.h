@@ -30,7 +30,8 @@ class Optimizer {
 
   void Step(double learning_rate);
   void Step() { Step(learning_rate); }
-  void ZeroGrad();  // in place: DataParallel's gradients are views of its buckets
+  void ZeroGrad();  // leaves no gradient; a parameter that the next backward does not reach is not
+                    // stepped
 
   // "step" (a float scalar) and "<slot>.<name>" for each slot of each parameter: the tensors
   // themselves, so that copying into them restores the optimizer.

@@ -61,15 +61,17 @@ ConvNet::ConvNet(const Options& options, at::Device device) {
 at::Tensor ConvNet::Forward(const at::Tensor& images) const {
   const auto convolve = [this](const at::Tensor& x, std::size_t layer) {
     return at::conv2d(x, parameters_[2 * layer].tensor, parameters_[2 * layer + 1].tensor,
-                      /*stride=*/1, /*padding=*/1)
-        .relu_();
+                      /*stride=*/1, /*padding=*/1);
   };
+  // The ReLU of what was pooled is what would be pooled of the ReLU, gradients too, on a quarter of
+  // the values.
+  const auto pool = [](const at::Tensor& x) { return at::max_pool2d(x, 2).relu_(); };
   const auto linear = [this](const at::Tensor& x, std::size_t layer) {
     return at::linear(x, parameters_[2 * layer].tensor, parameters_[2 * layer + 1].tensor);
   };
   at::Tensor x = ChannelsLast(images);
-  x = at::max_pool2d(convolve(convolve(x, 0), 1), 2);
-  x = at::max_pool2d(convolve(convolve(x, 2), 3), 2);
+  x = pool(convolve(convolve(x, 0).relu_(), 1));
+  x = pool(convolve(convolve(x, 2).relu_(), 3));
   return linear(linear(x.flatten(1), 4).relu_(), 5);
 }
 

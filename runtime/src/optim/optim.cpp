@@ -92,12 +92,10 @@ void Optimizer::Step(double rate) {
 }
 
 void Optimizer::ZeroGrad() {
-  const c10::AutoGradMode no_grad(false);
-  std::vector<at::Tensor> gradients;
+  // Without one, backward keeps what it made instead of adding it to zeros.
   for (const ParameterGroup& group : groups_)
     for (const NamedTensor& parameter : group.parameters)
-      if (parameter.tensor.grad().defined()) gradients.push_back(parameter.tensor.grad());
-  if (!gradients.empty()) at::_foreach_zero_(gradients);
+      parameter.tensor.mutable_grad() = at::Tensor();
 }
 
 std::vector<NamedTensor> Optimizer::State() const {
