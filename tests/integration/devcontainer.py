@@ -7,15 +7,14 @@ import pathlib
 import pwd
 import shutil
 import subprocess
-import sys
 
 import support
 
 VERSION = "0.89.0"
-USER = 45678  # of no account
+NAME = "envkit-tester"
 
 
-def the_cli():
+def ensure_cli():
     place = support.CACHE / "envkit-tests" / "devcontainer"
     program = place / "node_modules/.bin/devcontainer"
     if not program.exists():
@@ -26,25 +25,27 @@ def the_cli():
                               cwd=place, capture_output=True, text=True)
         if done.returncode != 0:
             support.skip(f"@devcontainers/cli is not to be had: {done.stderr[-300:]}")
-    return program
 
 
-CLI = the_cli()
 place = support.new_directory("envkit-devcontainer-")
 place.chmod(0o755)
+ensure_cli()
+shutil.copytree(support.CACHE / "envkit-tests/devcontainer", place / "cli", symlinks=True)
+CLI = place / "cli/node_modules/.bin/devcontainer"  # where anybody may read it
 
 
 class Person:
-    def __init__(self, name, uid, docker):
+    def __init__(self, name, uid, docker, program=support.ENVKIT, store=support.STORE):
         self.uid = uid
+        self.program = program
         self.home = place / name
         self.project = support.new_project(self.home / "project")
         self.before = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups",
                        "--inh-caps=-all"] if uid else []
         tools = self.home / "bin"
         tools.mkdir()
-        (tools / "envkit").symlink_to(support.ENVKIT)  # initializeCommand calls it by name
-        self.env = {**os.environ, **docker, "HOME": str(self.home), "ENVKIT_STORE": str(support.STORE),
+        (tools / "envkit").symlink_to(program)  # initializeCommand calls it by name
+        self.env = {**os.environ, **docker, "HOME": str(self.home), "ENVKIT_STORE": str(store),
                     "XDG_STATE_HOME": str(self.home / "state"), "DOCKER_CONFIG": str(self.home / "docker"),
                     "PATH": f"{tools}:{os.environ['PATH']}"}
         if uid:
@@ -65,7 +66,7 @@ class Person:
 
 
 def brought_up(person):
-    person.run(support.ENVKIT, "render", "devcontainer", "--variant", "cpu", "-o", ".devcontainer")
+    person.run(person.program, "render", "devcontainer", "--variant", "cpu", "-o", ".devcontainer")
     said = person.devcontainer("up", "--buildkit", "never")
     outcome = json.loads(said.splitlines()[-1])
     support.check(outcome["outcome"] == "success" and outcome["remoteWorkspaceFolder"] == "/workspace",
@@ -74,16 +75,14 @@ def brought_up(person):
         lines = person.devcontainer(
             "exec", "sh", "-c", "id -un; id -u; pwd; python3 -c 'import torch, torchvision, accelerate; "
             "print(torch.__version__)'; touch made; command -v envkit-launch; "
-            "envkit-launch --nproc 2 python3 -c 'import os; print(\"rank\", os.environ[\"RANK\"])'"
+            "envkit-launch --processes 2 python3 -c 'import os; print(\"rank\", os.environ[\"RANK\"])'"
         ).splitlines()
-        # Root's own number is not given to anybody: the CLI leaves the account as it is.
-        uid = person.uid or 1000
-        support.check(lines[:3] == ["envkit", str(uid), "/workspace"], lines)
+        support.check(lines[:3] == ["envkit" if person.uid else "root", str(person.uid), "/workspace"],
+                      lines)
         support.check(lines[3].startswith("2.") and lines[4] == "/opt/envkit/bin/envkit-launch", lines)
         support.check(sorted(line[-6:] for line in lines[5:] if "rank" in line) == ["rank 0", "rank 1"],
                       lines)
-        if person.uid:
-            support.check((person.project / "made").stat().st_uid == person.uid, "made by somebody else")
+        support.check((person.project / "made").stat().st_uid == person.uid, "made by somebody else")
         state = json.loads(person.run("docker", "inspect", outcome["containerId"]))[0]
         host = state["HostConfig"]
         support.check(not host["Privileged"] and host["CapDrop"] == ["ALL"] and
@@ -100,14 +99,12 @@ def feature_of_others(person):
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(support.SOURCE / "devcontainer/envkit", folder / "envkit")
     shutil.copy(pathlib.Path(support.ENVKIT).parent / "envkit-launch", folder / "envkit")
-    tag = json.loads(person.run(support.ENVKIT, "image", "ls", "--json"))
-    print(tag if len(str(tag)) < 400 else str(tag)[:400])
     (folder / "devcontainer.json").write_text(json.dumps({
         "image": BASE, "features": {"./envkit": {}}, "remoteUser": "root",
         "runArgs": ["--network=host"]}))
     outcome = json.loads(person.devcontainer("up", "--buildkit", "never").splitlines()[-1])
     try:
-        said = person.devcontainer("exec", "sh", "-c", "command -v envkit-launch && envkit-launch --nproc 2 "
+        said = person.devcontainer("exec", "sh", "-c", "command -v envkit-launch && envkit-launch --processes 2 "
                                    "sh -c 'echo rank $RANK'")
         support.check("/opt/envkit/bin/envkit-launch" in said and "rank 0" in said and "rank 1" in said,
                       said)
@@ -125,8 +122,26 @@ with support.dockerd() as docker:
                    capture_output=True)
     root.run("docker", "import", tree, BASE)
     feature_of_others(root)
+    # Somebody without root, with a store of their own, who may ask docker.
+    try:
+        pwd.getpwnam(NAME)
+    except KeyError:
+        subprocess.run(["useradd", "--create-home", "--shell", "/bin/sh", NAME], check=True)
+    account = pwd.getpwnam(NAME)
     socket = docker["DOCKER_HOST"].removeprefix("unix://")
     pathlib.Path(socket).parent.chmod(0o755)
-    os.chown(socket, USER, USER)  # as the group docker is for
-    brought_up(Person("user", USER, docker))
+    os.chown(socket, account.pw_uid, account.pw_gid)  # as the group docker is for
+    (place / "bin").mkdir()
+    shutil.copy(support.ENVKIT, place / "bin/envkit")
+    for folder in ("images", "runtime", "toolkit"):
+        shutil.copytree(support.SOURCE / folder, place / "share/envkit" / folder)
+    image = place / "image.tar"
+    root.run(support.ENVKIT, "image", "save", "--profile", "dev", "--variant", "cpu", "-o", image)
+    image.chmod(0o644)
+    store = pathlib.Path(account.pw_dir) / "store"
+    store.mkdir(exist_ok=True)
+    os.chown(store, account.pw_uid, account.pw_gid)
+    user = Person("user", account.pw_uid, docker, place / "bin/envkit", store)
+    user.run(user.program, "image", "load", image)
+    brought_up(user)
 shutil.rmtree(place)

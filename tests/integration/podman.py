@@ -27,7 +27,7 @@ class Person:
         (place / "containers.conf").write_text(
             # Without CAP_SYS_RESOURCE podman's own higher limits are refused.
             '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]\n'
-            '[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n')
+            '[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\nruntime = "runc"\n')  # crun 1.8 refuses hybrid cgroups
         (place / "storage.conf").write_text(
             f'[storage]\ndriver = "overlay"\ngraphroot = "{place}/images"\nrunroot = "{place}/run"\n'
             f'rootless_storage_path = "{place}/images"\n')
@@ -139,4 +139,5 @@ try:
         user.envkit("image", "load", image)
         works(user)
 finally:
-    subprocess.run(f"umount -l {place}/*/images/overlay {place}/*/run 2>/dev/null; rm -rf {place}", shell=True)
+    # podman without root keeps a process that holds its namespaces, and with them mounts.
+    subprocess.run(f"pkill -u {NAME} -x podman; sleep 1; umount -l {place}/*/images/overlay {place}/*/run 2>/dev/null; rm -rf {place}", shell=True)

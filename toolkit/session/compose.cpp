@@ -178,6 +178,12 @@ std::string DevContainerText(const DevContainer& container) {
       Json::array({"--network=host", "--ipc=private", fmt::format("--shm-size={}", plan.shm_bytes),
                    "--cap-drop=ALL", "--security-opt=no-new-privileges"});
   if (plan.unlimited_memlock) run.push_back("--ulimit=memlock=-1");
+  // A workspace of root's is writable to root alone, to whom nobody's number can be given.
+  const bool root = plan.uid == 0;
+  if (root) {
+    for (const std::string& name : DefaultCapabilityNames()) run.push_back("--cap-add=" + name);
+  }
+  const char* user = root ? "root" : "envkit";
   Json mounts = Json::array();
   for (const Mount& mount : plan.mounts) {
     if (mount.container == plan.workdir || mount.container.starts_with("/envkit/") ||
@@ -206,9 +212,9 @@ std::string DevContainerText(const DevContainer& container) {
       {"workspaceMount",
        fmt::format("type=bind,source=${{localWorkspaceFolder}},target={}", plan.workdir)},
       {"workspaceFolder", plan.workdir},
-      {"remoteUser", "envkit"},
-      {"containerUser", "envkit"},
-      {"updateRemoteUserUID", true},
+      {"remoteUser", user},
+      {"containerUser", user},
+      {"updateRemoteUserUID", !root},
       {"overrideCommand", true},
       {"init", true},
       {"runArgs", std::move(run)},

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <optional>
+#include <sstream>
 #include <thread>
 
 #include "base/files.h"
@@ -190,9 +191,11 @@ json Report(const SessionState& session) {
 Result<void> AddKeys(const SessionPlace& place, json& report) {
   const fs::path keys = place.directory / "keys";
   ENVKIT_TRY(const std::string identity, ReadFile(keys / "id_ed25519"));
-  ENVKIT_TRY(std::string host_key, ReadFile(keys / "known_hosts"));  // NAME TYPE KEY
-  host_key.erase(0, host_key.find(' ') + 1);
-  while (!host_key.empty() && host_key.back() == '\n') host_key.pop_back();
+  ENVKIT_TRY(std::string host_key, ReadFile(keys / "known_hosts"));  // NAME TYPE KEY COMMENT
+  std::istringstream words(host_key);
+  std::string name, type, key;
+  words >> name >> type >> key;
+  host_key = type + " " + key;
   report["keys"] = {
       {"user", report.value("user", "")}, {"identity", identity}, {"host_key", host_key}};
   return {};
@@ -407,7 +410,8 @@ Result<int> DevUp(const fs::path& directory, const DevRequest& request, bool jso
   json_wanted ? terminal.Answer(report.dump(2)) : SayReport(report, terminal);
   std::string ready = fmt::format("in {}", HumanSeconds(SecondsSince(begin)));
   if (ssh_after >= 0) ready += fmt::format(" (ssh in {})", HumanSeconds(prepared_s + ssh_after));
-  terminal.Step("ready", ready + " · stop with: envkit dev down");
+  // For another machine, that one's envkit says how.
+  if (!request.show_keys) terminal.Step("ready", ready + " · stop with: envkit dev down");
   return 0;
 }
 
