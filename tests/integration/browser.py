@@ -129,7 +129,7 @@ def jupyter(browser, url):
 
 
 def tensorboard(browser, url, steps):
-    browser.open(url + "#timeseries&tagFilter=train%2Floss")
+    browser.open(url + "?tagFilter=train%2Floss#timeseries")
     # Cards' charts are drawn in a worker; what they draw has the run's name and a canvas or path.
     browser.wait("the run's name", "return document.body.innerText.includes('train/events') || "
                  "document.body.innerText.includes('-train')")

@@ -18,15 +18,21 @@ RunningContainer One(const std::string& name, const std::string& job, const std:
 
 }  // namespace
 
-TEST_CASE("a container is meant by its name, or by its job, this project's first") {
+TEST_CASE("a container is meant by its name, or by its job in this project") {
   const std::vector<RunningContainer> all{One("dev-1", "dev", "/a"), One("dev-2", "dev", "/b"),
                                           One("train-3", "train", "/b")};
   CHECK(ChooseContainer(all, "dev-1", "/b")->name == "dev-1");
   CHECK(ChooseContainer(all, "dev", "/b")->name == "dev-2");
-  CHECK(ChooseContainer(all, "train", "/a")->name == "train-3");
   CHECK(ChooseContainer(all, "", "/a")->name == "dev-1");
-  CHECK(ChooseContainer(all, "dev", "/c").error().Text() ==
+  CHECK(ChooseContainer(all, "train", "")->name == "train-3");  // outside of any project
+  CHECK(ChooseContainer(all, "dev", "").error().Text() ==
         "error: several run; say which one:\n  dev-1\n  dev-2\n");
+  CHECK(ChooseContainer(all, "", "/b").error().Text() ==
+        "error: several run; say which one:\n  dev-2\n  train-3\n");
+  CHECK(ChooseContainer(all, "train", "/a").error().Text() ==
+        "error: nothing of this project that runs is called train\n"
+        "  Other projects have, to be named so:\n    train-3\n");
+  CHECK(ChooseContainer(all, "", "/c").error().what == "nothing of this project runs");
   CHECK(ChooseContainer(all, "x", "/a").error().Text() ==
         "error: nothing that runs is called x\n  What runs:  envkit ps\n");
   CHECK(ChooseContainer({}, "", "/a").error().what == "nothing of envkit runs");

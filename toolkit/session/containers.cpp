@@ -124,15 +124,22 @@ Result<RunningContainer> ChooseContainer(const std::vector<RunningContainer>& co
     fitting.push_back(one);
     if (!root.empty() && one.project == root) near.push_back(one);
   }
-  const auto& chosen = near.empty() ? fitting : near;
+  // In a project its own are meant; who means another's, another user's perhaps, says its name.
+  const auto& chosen = root.empty() ? fitting : near;
   if (chosen.size() == 1) return chosen.front();
-  if (chosen.empty()) {
-    return Usage(name.empty() ? "nothing of envkit runs" : "nothing that runs is called " + name,
-                 "What runs:  envkit ps");
+  const auto names = [](const std::vector<RunningContainer>& all) {
+    std::string text;
+    for (const RunningContainer& one : all) text += "\n  " + one.name;
+    return text;
+  };
+  if (!chosen.empty()) return Usage("several run; say which one:" + names(chosen));
+  if (!fitting.empty()) {
+    return Usage(name.empty() ? "nothing of this project runs"
+                              : "nothing of this project that runs is called " + name,
+                 "Other projects have, to be named so:" + names(fitting));
   }
-  std::string names;
-  for (const RunningContainer& one : chosen) names += "\n  " + one.name;
-  return Usage("several run; say which one:" + names);
+  return Usage(name.empty() ? "nothing of envkit runs" : "nothing that runs is called " + name,
+               "What runs:  envkit ps");
 }
 
 Result<int> ListContainers(bool json_wanted, Terminal& terminal) {
