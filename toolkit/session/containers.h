@@ -16,7 +16,8 @@ std::string ContainersText(const std::vector<RunningContainer>& containers);
 nlohmann::json ContainersToJson(const std::vector<RunningContainer>& containers);
 
 // The one that NAME means: a container's name, or a job's ("dev" is the session). Empty: the only
-// one. In a project, ROOT, only its own are meant by a job; others by name. kUsage: none, or several.
+// one. In a project, ROOT, only its own are meant by a job; others by name. kUsage: none, or
+// several.
 Result<RunningContainer> ChooseContainer(const std::vector<RunningContainer>& containers,
                                          const std::string& name,
                                          const std::filesystem::path& root);
