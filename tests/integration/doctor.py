@@ -60,7 +60,7 @@ memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
 print(f"{here['seconds']:.2f} s, {memory / 1024:.1f} MB, verdict {here['verdict']}: {here['summary']}")
 # Generous: other tests run beside this one. The figure for a quiet machine is in docs/doctor.md; what it
 # computes itself tells a slow doctor from a busy machine.
-support.check(here["seconds"] < 3, "too slow")
+support.check(here["seconds"] < 30, "far too slow")
 sanitized = b"__asan_init" in pathlib.Path(support.ENVKIT).read_bytes()
 support.check(sanitized or memory < 30 * 1024, f"{memory} kB")
 computed = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -78,7 +78,7 @@ for scenario in ("hang", "crash", "exit", "eight"):
     answer = report("--save", "mock.json", env={"LD_LIBRARY_PATH": str(MOCK), "MOCK_NVML": scenario})
     nvml = json.loads((HERE / "mock.json").read_text())["nvml"]
     print(f"{scenario}: {answer['seconds']:.2f} s, {nvml['unknown']!r}")
-    support.check(answer["seconds"] < 5, "the driver hung the doctor")
+    support.check(answer["seconds"] < 30, "the driver hung the doctor")
     support.check((scenario == "eight") == (nvml["unknown"] == ""), nvml["unknown"])
     support.check((scenario == "eight") == (len(nvml["gpus"]) == 8), "GPUs")
 
