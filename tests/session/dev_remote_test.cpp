@@ -15,7 +15,7 @@ TEST_CASE("--on names a host, and what of it was said") {
   REQUIRE(host);
   CHECK(host->Text() == "gpu-box");
   CHECK(host->directory.empty());
-  CHECK(ParseRemoteHost("ssh://gpu-box/~/work/a b")->directory == "~/work/a b");
+  CHECK(ParseRemoteHost("ssh://gpu-box/~/src/a b")->directory == "~/src/a b");
 }
 
 TEST_CASE("--on takes nothing that ssh would read as something else") {
@@ -34,7 +34,7 @@ TEST_CASE("--on takes nothing that ssh would read as something else") {
 }
 
 TEST_CASE("a project lies there where it lies here, as seen from the home directory") {
-  CHECK(RemoteDirectory("/home/ana/work/mnist", "/home/ana") == "~/work/mnist");
+  CHECK(RemoteDirectory("/home/ana/src/mnist", "/home/ana") == "~/src/mnist");
   CHECK(RemoteDirectory("/home/ana", "/home/ana") == "~");
   CHECK(RemoteDirectory("/srv/mnist", "/home/ana") == "/srv/mnist");
   CHECK(RemoteDirectory("/srv/mnist", "") == "/srv/mnist");
