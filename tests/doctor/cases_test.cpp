@@ -1,6 +1,7 @@
 #include <doctest/doctest.h>
 
 #include <cstdlib>
+#include <limits>
 #include <map>
 #include <set>
 
@@ -64,6 +65,34 @@ TEST_CASE("every machine of the fixtures has the report that is written down for
     CHECK_MESSAGE(seen[rule.id].contains("passed"), rule.id << " is silent in no case");
   }
   CHECK(AllRules().size() >= 40);
+}
+
+// A facts file comes from another machine, perhaps edited: no rule may count on a value's shape.
+TEST_CASE("a fact that is empty, short or beyond all bounds breaks no rule") {
+  for (const char* const name : {"H01-no-gpu", "server", "server without PCI"}) {
+    const Scratch tree;
+    MakeTree(std::string(name).substr(0, std::string(name).find(' ')), tree.path());
+    nlohmann::ordered_json whole = ToJson(ProbeMachine(tree.path()));
+    if (std::string(name).ends_with("PCI")) whole["pci"]["gpus"] = nlohmann::ordered_json::array();
+    std::vector<nlohmann::ordered_json::json_pointer> places;
+    const auto flat = whole.flatten();
+    for (const auto& leaf : flat.items()) places.emplace_back(leaf.key());
+    REQUIRE(places.size() > 100);
+    for (const auto& place : places) {
+      CAPTURE(place.to_string());
+      const bool text = whole.at(place).is_string();
+      for (const nlohmann::ordered_json& value :
+           text ? std::vector<nlohmann::ordered_json>{"", "0"}
+                : std::vector<nlohmann::ordered_json>{-1,
+                                                      std::numeric_limits<std::int64_t>::max()}) {
+        nlohmann::ordered_json changed = whole;
+        changed[place] = value;
+        const auto facts = FactsFromJson(Dump(changed, -1));
+        if (!facts) continue;
+        CHECK_NOTHROW(ReportText(*facts, Diagnose(*facts, OwnMatrix()), {}));
+      }
+    }
+  }
 }
 
 TEST_CASE("the table of rules is whole") {

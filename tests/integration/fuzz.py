@@ -33,7 +33,8 @@ for part in server.split("@file ")[1:]:
     sections[name.strip()] = text.split("\n@")[0]
 facts = (work / "facts.json").read_text()
 seeds = {
-    "facts": [facts, facts.replace("\n", ""), '{"schema": 1, "nvml": ' + sections[".envkit/nvml.json"] + "}"],
+    "facts": [facts, facts.replace("\n", ""), '{"schema": 1, "nvml": ' + sections[".envkit/nvml.json"] + "}",
+              '{"schema": 1, "driver": {"nodes": [{"path": "/dev/nvidia0", "usable": true, "group": ""}]}}'],
     "log": [path.read_text() for path in cases.glob("H12*.case")],
     "cdi-json": ['{"cdiVersion": "0.6.0", "kind": "nvidia.com/gpu", "devices": [{"name": "0", '
                  '"containerEdits": {"deviceNodes": [{"path": "/dev/nvidia0"}]}}]}'],

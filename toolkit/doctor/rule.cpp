@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cctype>
 
 namespace envkit::doctor {
@@ -47,13 +48,17 @@ const Rule* FindRule(std::string_view id) {
 
 bool OnWsl(const Facts& facts) { return facts.system.wsl && facts.system.wsl_driver; }
 
+bool IsGpuNode(std::string_view path) {
+  constexpr std::string_view kStart = "/dev/nvidia";
+  return path.size() > kStart.size() && path.starts_with(kStart) && path[kStart.size()] >= '0' &&
+         path[kStart.size()] <= '9';
+}
+
 bool HasGpu(const Facts& facts) {
-  if (!facts.pci.gpus.empty() || OnWsl(facts)) return true;
-  for (const DeviceNode& node : facts.driver.nodes) {
-    const std::string_view rest = std::string_view(node.path).substr(sizeof "/dev/nvidia" - 1);
-    if (!rest.empty() && std::isdigit(static_cast<unsigned char>(rest.front()))) return true;
-  }
-  return false;
+  const std::vector<DeviceNode>& nodes = facts.driver.nodes;
+  return !facts.pci.gpus.empty() || OnWsl(facts) ||
+         std::any_of(nodes.begin(), nodes.end(),
+                     [](const DeviceNode& node) { return IsGpuNode(node.path); });
 }
 
 std::string WithoutNvml(const Facts& facts) {

@@ -108,6 +108,7 @@ std::vector<Rule> RunRules();
 
 // What rules share.
 inline const char kNoGpu[] = "no NVIDIA GPU";
+bool IsGpuNode(std::string_view path);  // /dev/nvidia0, not /dev/nvidiactl
 bool HasGpu(const Facts& facts);
 bool OnWsl(const Facts& facts);
 // Why NVML's figures are not to be had; "" where they are.

@@ -322,7 +322,7 @@ Outcome H10(const Facts& facts) {
   for (const DeviceNode& node : facts.driver.nodes) {
     control = control || node.path == "/dev/nvidiactl";
     uvm = uvm || node.path == "/dev/nvidia-uvm";
-    const bool numbered = node.path.size() > 11 && node.path[11] >= '0' && node.path[11] <= '9';
+    const bool numbered = IsGpuNode(node.path);
     gpu = gpu || numbered;
     const bool matters =
         numbered || node.path == "/dev/nvidiactl" || node.path == "/dev/nvidia-uvm";
