@@ -6,62 +6,71 @@ Run by envkit's build in the image's own system:  compile-bytecode.py OUT DIRECT
 
 What marshal writes depends on what else the process has seen (which strings are interned, and how
 often something is referred to). Therefore each share of the files, by its names alone, is compiled
-in order by a process of its own: the same bytes come out however many run at the same time.
+in order by a process of its own, forked before anything was compiled: the same bytes come out however
+many run at the same time.
 """
 
 import gc
 import importlib.util
 import os
-import py_compile
 import sys
 import warnings
+import zlib
+from importlib._bootstrap_external import _code_to_hash_pyc
 
 SHARES = 24
 
 
-def compile_share(out):
+def compile_share(out, share):
     warnings.simplefilter("ignore")
     gc.disable()
-    for line in sys.stdin.read().splitlines():
-        directory, name = line.split("\t")
+    for directory, name in share:
+        with open(f"{directory}/{name}", "rb", buffering=0) as file:
+            source = file.read()
+        try:
+            code = compile(source, "/" + name, "exec", dont_inherit=True)
+        except (SyntaxError, UnicodeError, ValueError, RecursionError):
+            continue  # templates and tests of parsers; Python itself would say so on import
+        # py_compile does this too, and three system calls more for each file: OUT is new and ours alone.
         target = os.path.join(out, importlib.util.cache_from_source(name))
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        try:
-            py_compile.compile(os.path.join(directory, name), target, "/" + name, doraise=True,
-                               invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
-        except (py_compile.PyCompileError, UnicodeError, ValueError, RecursionError):
-            pass  # templates and tests of parsers; Python itself would say so on import
+        with open(target, "xb", buffering=0) as file:
+            file.write(_code_to_hash_pyc(code, importlib.util.source_hash(source), False))
 
 
-def main(out, directories):
-    # Here, since each of the shares' processes would load them too.
-    import concurrent.futures
-    import subprocess
-    import zlib
-
-    shares = [[] for _ in range(SHARES)]
+def modules(directories):
+    """(directory, path below it) of each module, in no order."""
     for directory in directories:
         for path, inside, names in os.walk(directory):
             # A third of all bytecode, which nothing that starts up ever loads.
             inside[:] = [name for name in inside if name not in ("test", "tests") and
                          not (name == "_internal" and path.endswith("/torch/testing"))]
             for name in names:
-                if not name.endswith(".py") or "\n" in path or "\t" in path:
-                    continue
-                relative = os.path.relpath(os.path.join(path, name), directory)
-                shares[zlib.crc32(relative.encode()) % SHARES].append(f"{directory}\t{relative}")
-    command = [sys.executable, "-I", "-S", os.path.abspath(__file__), "--share", out]
-
-    def run(share):
-        share.sort(key=lambda line: line.split("\t")[1])
-        text = "".join(line + "\n" for line in share)
-        subprocess.run(command, input=text, text=True, check=True)
-
-    with concurrent.futures.ThreadPoolExecutor(os.process_cpu_count()) as pool:
-        list(pool.map(run, shares))
+                if name.endswith(".py"):
+                    yield directory, os.path.relpath(os.path.join(path, name), directory)
 
 
-if sys.argv[1] == "--share":
-    compile_share(sys.argv[2])
-else:
-    main(sys.argv[1], sys.argv[2:])
+def wait():
+    if os.waitstatus_to_exitcode(os.wait()[1]) != 0:
+        sys.exit("a process that compiled modules failed")
+
+
+def main(out, directories):
+    shares = [[] for _ in range(SHARES)]
+    for directory, name in modules(directories):
+        shares[zlib.crc32(os.fsencode(name)) % SHARES].append((directory, name))
+    running = 0
+    for share in shares:
+        share.sort(key=lambda module: module[1])
+        if running == os.process_cpu_count():
+            wait()
+            running -= 1
+        if os.fork() == 0:
+            compile_share(out, share)
+            os._exit(0)
+        running += 1
+    for _ in range(running):
+        wait()
+
+
+main(sys.argv[1], sys.argv[2:])

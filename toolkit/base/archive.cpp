@@ -56,6 +56,9 @@ Unexpected Unsafe(const fs::path& archive, std::string_view name, std::string_vi
 struct ZipReader::State {
   zip_t* zip = nullptr;
   fs::path file;
+  // Kept from member to member: wheels have thousands of small ones.
+  std::unique_ptr<std::uint8_t[]> in, out;
+  std::unique_ptr<inflate_state> inflate;
   State() = default;
   State(const State&) = delete;
   State& operator=(const State&) = delete;
@@ -178,31 +181,36 @@ Result<void> ZipReader::Inflate(const Entry& entry, std::uint32_t crc, const Byt
   const std::unique_ptr<zip_file_t, int (*)(zip_file_t*)> member(
       zip_fopen_index(state_->zip, entry.index, ZIP_FL_COMPRESSED), zip_fclose);
   if (!member) return failure(zip_strerror(state_->zip));
-  std::vector<std::uint8_t> in(kChunk);
-  std::vector<std::uint8_t> out(kChunk);
-  auto inflate = std::make_unique<inflate_state>();  // 80 kB
-  isal_inflate_init(inflate.get());
+  if (!state_->inflate) {
+    state_->in = std::make_unique_for_overwrite<std::uint8_t[]>(kChunk);
+    state_->out = std::make_unique_for_overwrite<std::uint8_t[]>(kChunk);
+    state_->inflate = std::make_unique_for_overwrite<inflate_state>();  // 80 kB
+  }
+  std::uint8_t* const in = state_->in.get();
+  std::uint8_t* const out = state_->out.get();
+  inflate_state* const inflate = state_->inflate.get();
+  isal_inflate_init(inflate);
   DeclaredSize declared(entry.size, sink);
   std::uint32_t seen = 0;
   bool more = true;
   while (inflate->block_state != ISAL_BLOCK_FINISH) {
     if (inflate->avail_in == 0 && more) {
-      const zip_int64_t got = zip_fread(member.get(), in.data(), in.size());
+      const zip_int64_t got = zip_fread(member.get(), in, kChunk);
       if (got < 0) return failure(zip_file_strerror(member.get()));
       more = got > 0;
-      inflate->next_in = in.data();
+      inflate->next_in = in;
       inflate->avail_in = static_cast<std::uint32_t>(got);
     }
-    inflate->next_out = out.data();
+    inflate->next_out = out;
     inflate->avail_out = kChunk;
-    const int code = isal_inflate(inflate.get());
+    const int code = isal_inflate(inflate);
     if (code != ISAL_DECOMP_OK && code != ISAL_END_INPUT) return failure("invalid compressed data");
     const std::size_t size = kChunk - inflate->avail_out;
     if (!declared.Fits(size)) return failure(declared.Complaint(true));
     if (size == 0 && !more) return failure("its compressed data ends too early");
-    seen = crc32_gzip_refl(seen, out.data(), size);
+    seen = crc32_gzip_refl(seen, out, size);
     if (size > 0) {
-      ENVKIT_CHECK(declared.Pass(reinterpret_cast<const char*>(out.data()), size));
+      ENVKIT_CHECK(declared.Pass(reinterpret_cast<const char*>(out), size));
     }
   }
   if (!declared.complete()) return failure(declared.Complaint(false));

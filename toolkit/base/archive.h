@@ -31,7 +31,8 @@ class ZipReader {
   };
   static Result<ZipReader> Open(const std::filesystem::path& file);
   const std::vector<Entry>& entries() const { return entries_; }  // in archive order
-  // Inflates one entry into SINK, checking CRC and length. One thread at a time per reader.
+  // Inflates one entry into SINK, checking CRC and length. One thread at a time per
+  // reader, and not from within SINK.
   Result<void> Read(const Entry& entry, const ByteSink& sink) const;
   Result<std::string> ReadAll(const Entry& entry) const;
 

@@ -1045,6 +1045,7 @@ void Fetcher::Conclude(const std::shared_ptr<Job>& job) {
     return;
   }
   unlink(job->StateFile().c_str());
+  if (options_.arrived) options_.arrived(download);
   Finished(job);
 }
 

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -29,6 +30,9 @@ struct DownloadOptions {
   int stall_s = 30;  // a transfer below 1 kB/s for so long is broken off and tried again
   std::uint64_t segment =
       64u << 20;  // files above this are fetched in parallel ranges of this size
+  // Hears of each file that is there with the right hash, by the thread that fetched its last byte,
+  // while others go on.
+  std::function<void(const Download&)> arrived;
 };
 
 // Fetches all; files that are there with the right hash are not fetched again. A partial file is

@@ -178,11 +178,12 @@ Result<void> TarStream::Symlink(std::string_view path, std::string_view target) 
   return Header(path, '2', 0777, 0, target);
 }
 
-Result<void> TarStream::BeginFile(std::string_view path, unsigned mode, std::uint64_t size) {
+Result<void> TarStream::BeginFile(std::string_view path, unsigned mode, std::uint64_t size,
+                                  const std::string& sha256) {
   left_ = size;
   if (seen_) {
-    entry_ = {std::string(path), 'f', mode & 07777, size, "", ""};
-    hash_.emplace();
+    entry_ = {std::string(path), 'f', mode & 07777, size, sha256, ""};
+    if (sha256.empty()) hash_.emplace();
   }
   return Header(path, '0', mode, size, "");
 }
@@ -196,11 +197,9 @@ Result<void> TarStream::Data(const char* data, std::size_t size) {
 
 Result<void> TarStream::EndFile() {
   if (left_ != 0) return Fail(fmt::format("{} is {} bytes shorter than was said", last_, left_));
-  if (hash_) {
-    entry_.sha256 = hash_->Hex();
-    hash_.reset();
-    seen_(std::move(entry_));
-  }
+  if (hash_) entry_.sha256 = hash_->Hex();
+  hash_.reset();
+  if (seen_) seen_(std::move(entry_));
   return Pad();
 }
 

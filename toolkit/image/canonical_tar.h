@@ -37,8 +37,9 @@ class TarStream {
       : sink_(std::move(sink)), mtime_(mtime), seen_(std::move(seen)) {}
   Result<void> Directory(std::string_view path, unsigned mode);
   Result<void> Symlink(std::string_view path, std::string_view target);
-  // Then exactly SIZE bytes by Data, then EndFile.
-  Result<void> BeginFile(std::string_view path, unsigned mode, std::uint64_t size);
+  // Then exactly SIZE bytes by Data, then EndFile. SHA256: their hash for SEEN, where it is known.
+  Result<void> BeginFile(std::string_view path, unsigned mode, std::uint64_t size,
+                         const std::string& sha256 = "");
   Result<void> Data(const char* data, std::size_t size);
   Result<void> EndFile();
   Result<void> Finish();

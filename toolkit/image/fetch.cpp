@@ -17,6 +17,7 @@
 #include "image/index.h"
 #include "image/resolve.h"
 #include "image/uv.h"
+#include "image/wheel_record.h"
 
 namespace envkit {
 namespace fs = std::filesystem;
@@ -192,13 +193,19 @@ Result<FetchOutcome> FetchLocked(const Project& project, const FetchRequest& req
     ENVKIT_TRY(const std::vector<Download> located, LocateDebs(debs, codename, store));
     downloads.insert(downloads.end(), located.begin(), located.end());
   }
-  auto fetched = FetchAll(downloads, {}, terminal);
+  DownloadOptions options;
+  options.arrived = [&store](const Download& download) {
+    const std::string name = download.file.filename().string();
+    if (name.ends_with(".whl")) CheckRecord(store, download.sha256, name);
+  };
+  auto fetched = FetchAll(downloads, options, terminal);
   if (fetched) return outcome;
   if (debs.empty() || !IsNotFound(fetched.error())) return Unexpected(std::move(fetched.error()));
 
   // Something is gone. All of it is named at once, so that it is locked again once.
-  ENVKIT_CHECK(FetchAll(
-      {downloads.begin(), downloads.begin() + static_cast<std::ptrdiff_t>(wheels)}, {}, terminal));
+  ENVKIT_CHECK(
+      FetchAll({downloads.begin(), downloads.begin() + static_cast<std::ptrdiff_t>(wheels)},
+               options, terminal));
   for (std::size_t i = 0; i < debs.size(); ++i) {
     std::error_code error;
     if (fs::exists(downloads[wheels + i].file, error)) continue;

@@ -23,6 +23,7 @@
 #include "image/manifest.h"
 #include "image/plan.h"
 #include "image/record.h"
+#include "image/wheel_record.h"
 
 namespace envkit {
 namespace fs = std::filesystem;
@@ -74,16 +75,6 @@ OwnedFile Owned(const LayerPlan& plan, const WheelContent& content,
           }};
 }
 
-Unexpected LyingRecord(const LockedWheel& wheel, std::string_view what) {
-  return Fail(fmt::format("{}: {}", wheel.file, what),
-              "The wheel is not what its builder made: do not use it. Another version or index may "
-              "have a good one.");
-}
-
-std::string WrongHash(const std::string& member) {
-  return fmt::format("its RECORD has another sha256 for {} than the file that is in it", member);
-}
-
 WheelContent::File Made(std::string path, std::size_t wheel, std::string text, unsigned mode) {
   WheelContent::File file;
   file.path = std::move(path);
@@ -115,42 +106,14 @@ void Install(const std::string& site, std::size_t wheel, const std::string& dist
   files.push_back(Made(directory + "/RECORD", wheel, RecordText(recorded, site), 0644));
 }
 
-// A deflated file is at most 1,032 times as large; real wheels stay below 20.
-Result<void> RejectBomb(const LockedWheel& wheel, const ZipReader& zip, const fs::path& file) {
-  constexpr std::uint64_t kRatio = 200, kHarmless = 100'000'000;
-  std::uint64_t unpacked = 0;
-  for (const ZipReader::Entry& entry : zip.entries()) {
-    if (entry.size > UINT64_MAX - unpacked) unpacked = UINT64_MAX - entry.size;
-    unpacked += entry.size;
-  }
-  std::error_code error;
-  const std::uint64_t packed = fs::file_size(file, error);
-  if (error || unpacked < kHarmless || unpacked / kRatio < packed) return {};
-  return Fail(fmt::format("{} has {} and would unpack to {}", wheel.file, HumanBytes(packed),
-                          HumanBytes(unpacked)),
-              "That is a zip bomb rather than a package: do not use it.");
-}
-
 // The wheel number INDEX of PLAN, as FILES.
 Result<void> AddWheel(const LayerPlan& plan, std::size_t index, const ZipReader& zip,
                       const std::vector<std::string>& except,
                       std::vector<WheelContent::File>& files) {
   const LockedWheel& wheel = plan.wheels[index];
   const std::vector<std::string>& patterns = plan.members[index];
-  std::string dist_info;
-  std::map<std::string, std::string> hashes;  // by member, as RECORD has them
-  for (const ZipReader::Entry& entry : zip.entries()) {
-    std::string directory = DistInfoOfRecord(entry.name);
-    if (directory.empty()) continue;
-    if (!dist_info.empty()) {
-      return LyingRecord(wheel, fmt::format("it has both {} and {}", dist_info, directory));
-    }
-    dist_info = std::move(directory);
-    ENVKIT_TRY(const std::string text, zip.ReadAll(entry));
-    ENVKIT_TRY(const auto record, ParseRecord(text, wheel.file));
-    for (const RecordedFile& file : record) hashes[file.path] = file.sha256;
-  }
-  if (dist_info.empty()) return LyingRecord(wheel, "it has no RECORD");
+  ENVKIT_TRY(const WheelRecord record, ReadWheelRecord(zip, wheel.file));
+  const std::string& dist_info = record.dist_info;
 
   // What is to be left out, other versions may not have.
   std::set<std::string> unused;
@@ -168,9 +131,9 @@ Result<void> AddWheel(const LayerPlan& plan, std::size_t index, const ZipReader&
     if (MatchesAny(except, entry.name)) continue;
     if (entry.name == dist_info + "/RECORD") installed = true;
     if (IsRecordItself(entry.name) || entry.name == dist_info + "/INSTALLER") continue;
-    const auto listed = hashes.find(entry.name);
-    if (listed == hashes.end()) {
-      return LyingRecord(wheel, fmt::format("its RECORD does not list {}", entry.name));
+    const auto listed = record.hashes.find(entry.name);
+    if (listed == record.hashes.end()) {
+      return LyingRecord(wheel.file, fmt::format("its RECORD does not list {}", entry.name));
     }
     ENVKIT_TRY(std::string path, PlaceInImage(plan.site, wheel, entry.name));
     WheelContent::File file{std::move(path), index, entry, listed->second, std::nullopt};
@@ -179,7 +142,7 @@ Result<void> AddWheel(const LayerPlan& plan, std::size_t index, const ZipReader&
       if (entry.size <= kLargestScript) {
         ENVKIT_TRY(std::string text, zip.ReadAll(entry));
         if (!file.sha256.empty() && Sha256Of(text) != file.sha256) {
-          return LyingRecord(wheel, WrongHash(entry.name));
+          return LyingRecord(wheel.file, WrongHash(entry.name));
         }
         if (std::string changed = WithInterpreter(text); changed != text) {
           file.entry.size = changed.size();
@@ -329,8 +292,8 @@ Result<void> LayerWriter::Symlink(std::string_view path, std::string_view target
 }
 
 Result<void> LayerWriter::File(std::string_view path, unsigned mode, std::uint64_t size,
-                               const Content& content) {
-  ENVKIT_CHECK(tar_.BeginFile(path, mode, size));
+                               const Content& content, const std::string& sha256) {
+  ENVKIT_CHECK(tar_.BeginFile(path, mode, size, sha256));
   ENVKIT_CHECK(output_->Open(tree_ / path, size));
   const ByteSink sink = [&](const char* data, std::size_t length) -> Result<void> {
     ENVKIT_CHECK(tar_.Data(data, length));
@@ -423,10 +386,11 @@ Result<WheelContent> OpenWheels(const LayerPlan& plan, const Store& store,
     const fs::path file = store.DownloadPath(wheel.sha256, wheel.file);
     auto zip = ZipReader::Open(file);
     if (!zip) return Wrap(std::move(zip).error(), "reading " + wheel.file);
-    ENVKIT_CHECK(RejectBomb(wheel, *zip, file));
+    ENVKIT_CHECK(RejectBomb(*zip, file));
     ENVKIT_CHECK(AddWheel(plan, index, *zip,
                           index < except.size() ? except[index] : std::vector<std::string>(), all));
     content.zips.push_back(std::move(*zip));
+    content.checked.push_back(RecordChecked(store, wheel.sha256, wheel.file));
   }
   std::stable_sort(all.begin(), all.end(),
                    [](const auto& a, const auto& b) { return a.path < b.path; });
@@ -475,10 +439,12 @@ Result<Layer> WriteWheels(const LayerPlan& plan, const WheelContent& content, co
       if (file->text) return sink(file->text->data(), file->text->size());
       return zip.Read(file->entry, sink);
     };
-    auto done = writer.File(path, PlainMode(path, file->entry.mode), file->entry.size, read);
+    const bool known = file->text || content.checked[file->wheel];
+    auto done = writer.File(path, PlainMode(path, file->entry.mode), file->entry.size, read,
+                            known ? file->sha256 : "");
     if (!done) return Wrap(std::move(done).error(), "unpacking " + wheel.file);
-    if (!file->text && !file->sha256.empty() && writer.sha256() != file->sha256) {
-      return LyingRecord(wheel, WrongHash(file->entry.name));
+    if (!file->sha256.empty() && writer.sha256() != file->sha256) {
+      return LyingRecord(wheel.file, WrongHash(file->entry.name));
     }
   }
   return writer.Finish();

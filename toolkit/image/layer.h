@@ -24,7 +24,8 @@ namespace envkit {
 // Hears of every byte that is written, from the thread that writes.
 using ByteCount = std::function<void(std::uint64_t)>;
 
-// Entries must come sorted (see TarStream). Owner and times on disk are as an extraction of the tar
+// Entries must come sorted (see TarStream). SHA256: of the content, where it is known; else it is
+// hashed. Owner and times on disk are as an extraction of the tar
 // would leave them.
 class LayerWriter {
  public:
@@ -35,7 +36,7 @@ class LayerWriter {
   Result<void> Directory(std::string_view path, unsigned mode);
   Result<void> Symlink(std::string_view path, std::string_view target);
   Result<void> File(std::string_view path, unsigned mode, std::uint64_t size,
-                    const Content& content);
+                    const Content& content, const std::string& sha256 = "");
   const std::string& sha256() const { return sha256_; }  // of the last file's content
   Result<Layer> Finish();                                // diff_id and bytes
 
@@ -71,6 +72,7 @@ struct WheelContent {
     std::optional<std::string> text;  // made here rather than read from the wheel
   };
   std::vector<ZipReader> zips;  // one per wheel of the plan
+  std::vector<bool> checked;    // as many: what RECORD says holds (see wheel_record.h)
   std::vector<File> files;      // sorted by path, each once
   std::uint64_t bytes = 0;
 };

@@ -2,7 +2,8 @@
 // and $XDG_DATA_HOME/envkit for layers, images and data. Concurrent envkits are safe: work happens
 // in DATA/tmp/, a finished tree is renamed to its final name, and only final names are trusted.
 //
-//   CACHE/downloads/<sha256>/<file name>       wheels, debs, artefacts, verified when they arrived
+//   CACHE/downloads/<sha256>/<file name>       wheels, debs, artefacts, verified when they arrived;
+//                                             record-holds beside a wheel: wheel_record.h
 //   DATA/layers/<diff_id>/fs/                  the extracted tree; info.json beside it
 //   DATA/keys/<layer key>                      → diff_id (a layer's recipe to its result)
 //   DATA/images/<config digest>.json           Image as JSON
