@@ -60,6 +60,8 @@ def main(out, directories):
     for directory, name in modules(directories):
         shares[zlib.crc32(os.fsencode(name)) % SHARES].append((directory, name))
     running = 0
+    # The longest first, so that none is left over at the end.
+    shares.sort(key=lambda share: -sum(os.stat("/".join(module)).st_size for module in share))
     for share in shares:
         share.sort(key=lambda module: module[1])
         if running == os.process_cpu_count():

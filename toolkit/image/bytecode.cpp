@@ -53,6 +53,11 @@ Result<Layer> MakeBytecodeLayer(const ImagePlan& plan, const LayerPlan& layer, c
   const fs::path directory = work / layer.key;
   ENVKIT_CHECK(MakeDirectories(directory / "fs"));
   BuildSandbox sandbox = ScriptSandbox(share, directory / "fs");
+  // A compiler allocates and frees all the time: with large pages that are kept it takes a tenth
+  // less.
+  sandbox.env["GLIBC_TUNABLES"] =
+      "glibc.malloc.hugetlb=1:glibc.malloc.top_pad=67108864:"
+      "glibc.malloc.trim_threshold=1073741824:glibc.malloc.mmap_threshold=134217728";
   ENVKIT_TRY(const fs::path os, MadeTree(plan, plan.layers.front().key, store));
   sandbox.lower = {os};
   sandbox.argv = {"/usr/bin/python3", "-I", "-S", fmt::format("/scripts/{}", kBytecodeScript),
