@@ -58,13 +58,16 @@ for part, count in (("train", 300_000), ("val", 2_000)):
 environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
 
-def timed(command, **variables):
+def timed(command, again=0, **variables):
     began = time.time()
     child = subprocess.Popen(list(map(str, command)), env={**environment, **variables}, cwd=work,
                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     errors = child.stderr.read()
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode != 0 and again:
+        print(f"  {command[-5]}: exit code {child.returncode}; once more", flush=True)
+        return timed(command, again - 1, **variables)
     if child.returncode != 0:
         sys.exit(f"{command}: exit code {child.returncode}\n{errors.decode()[-3000:]}")
     return began, time.time(), usage.ru_maxrss / 1024
@@ -100,8 +103,9 @@ def peer(kind, part, number):
     model, ranks, steps = PARTS[part][:3]
     out = work / f"{kind}-{part}-{number}"
     # Accelerate's own launcher starts one rank on CPUs, or wants GPUs.
+    # torch's own Gloo aborts in one run of fifty.
     began, ended, memory = timed([venv / "bin/torchrun", "--standalone", "--nproc-per-node", ranks,
-                                  top / "bench/train_peer.py", kind, model, data, out, steps])
+                                  top / "bench/train_peer.py", kind, model, data, out, steps], again=2)
     told = json.loads(out.read_text())
     return {"step": told["step"], "job": ended - began, "memory": memory, "loss": told["loss"],
             "start": told["first"] - began, "end": ended - told["last"]}

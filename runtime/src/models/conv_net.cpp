@@ -1,9 +1,7 @@
 #include <ATen/CPUGeneratorImpl.h>
-#include <ATen/ops/conv2d.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/linear.h>
-#include <ATen/ops/max_pool2d.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
@@ -13,6 +11,7 @@
 
 #include "envkit/failure.h"
 #include "envkit/models.h"
+#include "fused_convolution.h"
 
 namespace envkit {
 namespace {
@@ -59,19 +58,16 @@ ConvNet::ConvNet(const Options& options, at::Device device) {
 }
 
 at::Tensor ConvNet::Forward(const at::Tensor& images) const {
-  const auto convolve = [this](const at::Tensor& x, std::size_t layer) {
-    return at::conv2d(x, parameters_[2 * layer].tensor, parameters_[2 * layer + 1].tensor,
-                      /*stride=*/1, /*padding=*/1);
-  };
-  // The ReLU of what was pooled is what would be pooled of the ReLU, gradients too, on a quarter of
-  // the values.
-  const auto pool = [](const at::Tensor& x) { return at::max_pool2d(x, 2).relu_(); };
-  const auto linear = [this](const at::Tensor& x, std::size_t layer) {
-    return at::linear(x, parameters_[2 * layer].tensor, parameters_[2 * layer + 1].tensor);
+  const auto weight = [this](std::size_t layer) { return parameters_[2 * layer].tensor; };
+  const auto bias = [this](std::size_t layer) { return parameters_[2 * layer + 1].tensor; };
+  const auto linear = [&](const at::Tensor& x, std::size_t layer) {
+    return at::linear(x, weight(layer), bias(layer));
   };
   at::Tensor x = ChannelsLast(images);
-  x = pool(convolve(convolve(x, 0).relu_(), 1));
-  x = pool(convolve(convolve(x, 2).relu_(), 3));
+  for (const std::size_t layer : {0, 2}) {
+    x = ConvolveRelu(x, weight(layer), bias(layer));
+    x = ConvolvePoolRelu(x, weight(layer + 1), bias(layer + 1));
+  }
   return linear(linear(x.flatten(1), 4).relu_(), 5);
 }
 
