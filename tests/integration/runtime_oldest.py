@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """runtime/ against the oldest torch that it supports: it compiles with warnings as errors, and two ranks train.
+`runtime_oldest.py VERSION` takes another.
 
 The newest is what every image build compiles it against. Torch comes from the package index, by name, into the
 user's cache (900 MB).
@@ -17,27 +18,29 @@ import tempfile
 SOURCE = pathlib.Path(os.environ["ENVKIT_SOURCE_DIR"])
 BUILD = pathlib.Path(os.environ["ENVKIT_BUILD_DIR"])
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-OLDEST = "2.8.0"
-venv = CACHE / f"envkit-tests/torch-{OLDEST}"
+TORCH = sys.argv[1] if len(sys.argv) > 1 else "2.8.0"
+venv = CACHE / f"envkit-tests/torch-{TORCH}"
 
 if not (venv / "done").exists():
     python = next((p for p in ("python3.13", "python3.12", "python3.11", "python3.10")
                    if subprocess.run([p, "--version"], capture_output=True).returncode == 0), None)
     if python is None:
-        print("no Python that torch", OLDEST, "has a wheel for")
+        print("no Python that torch", TORCH, "has a wheel for")
         sys.exit(77)
     shutil.rmtree(venv, ignore_errors=True)
     subprocess.run([python, "-m", "venv", venv], check=True)
     # Of CUDA, libtorch_cpu loads these two libraries and no other.
-    subprocess.run([venv / "bin/pip", "install", "--quiet", "--no-deps", f"torch=={OLDEST}",
-                    "nvidia-cuda-runtime-cu12", "nvidia-cuda-cupti-cu12"], check=True)
+    cuda = ["nvidia-cuda-runtime-cu12", "nvidia-cuda-cupti-cu12"]
+    if tuple(map(int, TORCH.split(".")[:2])) >= (2, 11):
+        cuda = ["nvidia-cuda-runtime<14", "nvidia-cuda-cupti<14"]
+    subprocess.run([venv / "bin/pip", "install", "--quiet", "--no-deps", f"torch=={TORCH}", *cuda], check=True)
     (venv / "done").touch()
 site = next((venv / "lib").glob("python3*/site-packages"))
-build = BUILD / "runtime-oldest"
+build = BUILD / f"runtime-{TORCH}"
 subprocess.run(["cmake", "-S", SOURCE / "runtime", "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
                 "-DCMAKE_UNITY_BUILD=ON", f"-DENVKIT_SITE_PACKAGES={site}"], check=True, stdout=subprocess.DEVNULL)
 subprocess.run(["ninja", "-C", build, "-j2", "envkit-train", "envkit-probe", "envkit-launch"], check=True)
-print("ok compiled against torch", OLDEST, flush=True)
+print("ok compiled against torch", TORCH, flush=True)
 
 with tempfile.TemporaryDirectory(prefix="envkit-oldest-") as scratch:
     work = pathlib.Path(scratch)
@@ -46,7 +49,8 @@ with tempfile.TemporaryDirectory(prefix="envkit-oldest-") as scratch:
         (work / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 0x803, count, 28, 28) + pixels)
         (work / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, count)
                                                          + bytes(i % 10 for i in range(count)))
-    for name, settings in {"DDP": [], "bf16": ["distributed.comm_hook=bf16"], "ZeRO": ["distributed.zero_stage=3"]}.items():
+    for name, settings in {"DDP": [], "bf16": ["distributed.comm_hook=bf16"], "ZeRO": ["distributed.zero_stage=3"],
+                           "CNN": ["model.kind=cnn", "epochs=4"]}.items():
         command = [build / "envkit-launch", "--processes", "2", "--no-python", build / "envkit-train", "--config",
                    "/dev/null"]
         for setting in [f"data.dir={work}", "model.kind=mlp", "epochs=20", "global_batch=64", *settings]:
