@@ -7,7 +7,7 @@ import sys
 
 import support
 
-LIMIT = 1.9
+LIMIT = 1.5
 project = support.new_example("gpt-text")
 subprocess.run([sys.executable, project / "prepare.py"], check=True)
 support.envkit("run", "train", "--engine", "oci", "--variant", "cpu", project=project, timeout=10800, quiet=True)
