@@ -19,23 +19,18 @@ SOURCE = pathlib.Path(os.environ["ENVKIT_SOURCE_DIR"])
 BUILD = pathlib.Path(os.environ["ENVKIT_BUILD_DIR"])
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
 TORCH = sys.argv[1] if len(sys.argv) > 1 else "2.8.0"
-venv = CACHE / f"envkit-tests/torch-{TORCH}"
+site = CACHE / f"envkit-tests/torch-{TORCH}"
 
-if not (venv / "done").exists():
-    python = next((p for p in ("python3.13", "python3.12", "python3.11", "python3.10")
-                   if subprocess.run([p, "--version"], capture_output=True).returncode == 0), None)
-    if python is None:
-        print("no Python that torch", TORCH, "has a wheel for")
-        sys.exit(77)
-    shutil.rmtree(venv, ignore_errors=True)
-    subprocess.run([python, "-m", "venv", venv], check=True)
+if not (site / "done").exists():
+    shutil.rmtree(site, ignore_errors=True)
     # Of CUDA, libtorch_cpu loads these two libraries and no other.
     cuda = ["nvidia-cuda-runtime-cu12", "nvidia-cuda-cupti-cu12"]
     if tuple(map(int, TORCH.split(".")[:2])) >= (2, 11):
         cuda = ["nvidia-cuda-runtime<14", "nvidia-cuda-cupti<14"]
-    subprocess.run([venv / "bin/pip", "install", "--quiet", "--no-deps", f"torch=={TORCH}", *cuda], check=True)
-    (venv / "done").touch()
-site = next((venv / "lib").glob("python3*/site-packages"))
+    # Headers and libraries alone: the machine's own Python may be too new for this torch.
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, "--python-version",
+                    "3.12", "--only-binary", ":all:", f"torch=={TORCH}", *cuda], check=True)
+    (site / "done").touch()
 build = BUILD / f"runtime-{TORCH}"
 subprocess.run(["cmake", "-S", SOURCE / "runtime", "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
                 "-DCMAKE_UNITY_BUILD=ON", f"-DENVKIT_SITE_PACKAGES={site}"], check=True, stdout=subprocess.DEVNULL)
