@@ -7,13 +7,12 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/max_pool2d.h>
-#include <ATen/ops/relu.h>
-#include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cstdint>
 #include <cstring>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 // Compiled for each kind of vector unit, chosen when the library is loaded.
@@ -37,9 +36,10 @@ struct Shape {
 };
 Shape ShapeOf(const at::Tensor& x) { return {x.size(2), x.size(3), x.size(1)}; }
 
-// OUT = GRADIENT where Y, one image of what a ReLU gave, is above 0. SUMS: of OUT, by channel.
-ENVKIT_VECTORISED void MaskImage(const float* __restrict y, const float* __restrict gradient,
-                                 float* __restrict out, float* __restrict sums, std::int64_t pixels,
+// OUT = GRADIENT, which may be the same memory, where Y, one image of what a ReLU gave, is above 0.
+// SUMS: of OUT, by channel.
+ENVKIT_VECTORISED void MaskImage(const float* __restrict y, const float* gradient, float* out,
+                                 float* __restrict sums, std::int64_t pixels,
                                  std::int64_t channels) {
   std::memset(sums, 0, static_cast<std::size_t>(channels) * sizeof(float));
   for (std::int64_t pixel = 0; pixel < pixels; ++pixel) {
