@@ -1,8 +1,8 @@
-"""Bytecode of the modules below the given directories, which stand for "/": DIRECTORY/a/b.py gives
-OUT/a/__pycache__/b.cpython-313.pyc, unchecked by hash, since files of an image do not change. Packages'
-own tests have none.
+"""Bytecode of the modules of an image: a/b.py gives OUT/a/__pycache__/b.cpython-313.pyc, unchecked by
+hash, since files of an image do not change. Packages' own tests have none.
 
-Run by envkit's build in the image's own system:  compile-bytecode.py OUT DIRECTORY...
+Run by envkit's build in the image's own system:  compile-bytecode.py OUT SOURCES
+SOURCES/sources is all modules, one after the other, and SOURCES/index a line "SIZE PATH" for each.
 
 What marshal writes depends on what else the process has seen (which strings are interned, and how
 often something is referred to). Therefore each share of the files, by its names alone, is compiled
@@ -21,12 +21,11 @@ from importlib._bootstrap_external import _code_to_hash_pyc
 SHARES = 24
 
 
-def compile_share(out, share):
+def compile_share(out, sources, share):
     warnings.simplefilter("ignore")
     gc.disable()
-    for directory, name in share:
-        with open(f"{directory}/{name}", "rb", buffering=0) as file:
-            source = file.read()
+    for name, offset, size in share:
+        source = os.pread(sources, size, offset)
         try:
             code = compile(source, "/" + name, "exec", dont_inherit=True)
         except (SyntaxError, UnicodeError, ValueError, RecursionError):
@@ -38,16 +37,17 @@ def compile_share(out, share):
             file.write(_code_to_hash_pyc(code, importlib.util.source_hash(source), False))
 
 
-def modules(directories):
-    """(directory, path below it) of each module, in no order."""
-    for directory in directories:
-        for path, inside, names in os.walk(directory):
-            # A third of all bytecode, which nothing that starts up ever loads.
-            inside[:] = [name for name in inside if name not in ("test", "tests") and
-                         not (name == "_internal" and path.endswith("/torch/testing"))]
-            for name in names:
-                if name.endswith(".py"):
-                    yield directory, os.path.relpath(os.path.join(path, name), directory)
+def modules(index):
+    """(path, offset, size) of each module."""
+    offset = 0
+    for line in index:
+        size, path = line.rstrip(b"\n").split(b" ", 1)
+        name = os.fsdecode(path)
+        # A third of all bytecode, which nothing that starts up ever loads.
+        directories = name.split("/")[:-1]
+        if not {"test", "tests"}.intersection(directories) and "/torch/testing/_internal/" not in name:
+            yield name, offset, int(size)
+        offset += int(size)
 
 
 def wait():
@@ -55,24 +55,26 @@ def wait():
         sys.exit("a process that compiled modules failed")
 
 
-def main(out, directories):
+def main(out, directory):
+    os.nice(10)  # the layers that are written meanwhile come first: they keep the disk busy
     shares = [[] for _ in range(SHARES)]
-    for directory, name in modules(directories):
-        shares[zlib.crc32(os.fsencode(name)) % SHARES].append((directory, name))
+    with open(f"{directory}/index", "rb") as index:
+        for module in modules(index):
+            shares[zlib.crc32(os.fsencode(module[0])) % SHARES].append(module)
+    sources = os.open(f"{directory}/sources", os.O_RDONLY)
     running = 0
     # The longest first, so that none is left over at the end.
-    shares.sort(key=lambda share: -sum(os.stat("/".join(module)).st_size for module in share))
+    shares.sort(key=lambda share: -sum(size for _, _, size in share))
     for share in shares:
-        share.sort(key=lambda module: module[1])
         if running == os.process_cpu_count():
             wait()
             running -= 1
         if os.fork() == 0:
-            compile_share(out, share)
+            compile_share(out, sources, share)
             os._exit(0)
         running += 1
     for _ in range(running):
         wait()
 
 
-main(sys.argv[1], sys.argv[2:])
+main(sys.argv[1], sys.argv[2])

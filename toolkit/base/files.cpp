@@ -67,6 +67,19 @@ std::string RandomSuffix() {
   return fmt::format("{:x}{:x}", value & 0xffffffffffULL, counter++);
 }
 
+// All of CONTENT; 0 or errno.
+int WriteTo(int fd, std::string_view content) {
+  while (!content.empty()) {
+    const ssize_t put = write(fd, content.data(), content.size());
+    if (put >= 0) {
+      content.remove_prefix(static_cast<std::size_t>(put));
+    } else if (errno != EINTR) {
+      return errno;
+    }
+  }
+  return 0;
+}
+
 // Below a descriptor, so that nobody can lead us elsewhere by exchanging a directory for a symlink.
 int RemoveBelow(int parent, const char* name) {
   if (unlinkat(parent, name, 0) == 0 || errno == ENOENT) return 0;
@@ -145,6 +158,17 @@ Result<std::string> ReadFile(const fs::path& file) {
   }
 }
 
+Result<void> WriteNewFile(const fs::path& file, std::string_view content, int mode) {
+  if (file.has_parent_path()) ENVKIT_CHECK(MakeDirectories(file.parent_path()));
+  Descriptor fd(
+      open(file.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, static_cast<mode_t>(mode)));
+  if (fd.get() < 0) return FileFailure("writing", file, errno);
+  int error = WriteTo(fd.get(), content);
+  if (fd.Close() != 0 && error == 0) error = errno;
+  if (error != 0) return FileFailure("writing", file, error);
+  return {};
+}
+
 Result<void> WriteFileAtomic(const fs::path& file, std::string_view content, int mode) {
   if (file.has_parent_path()) ENVKIT_CHECK(MakeDirectories(file.parent_path()));
   const fs::path temporary =
@@ -152,16 +176,7 @@ Result<void> WriteFileAtomic(const fs::path& file, std::string_view content, int
   Descriptor fd(
       open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, static_cast<mode_t>(mode)));
   if (fd.get() < 0) return FileFailure("writing", file, errno);
-  int error = 0;
-  std::size_t at = 0;
-  while (error == 0 && at < content.size()) {
-    const ssize_t put = write(fd.get(), content.data() + at, content.size() - at);
-    if (put >= 0) {
-      at += static_cast<std::size_t>(put);
-    } else if (errno != EINTR) {
-      error = errno;
-    }
-  }
+  int error = WriteTo(fd.get(), content);
   if (error == 0 && fsync(fd.get()) != 0) error = errno;
   if (fd.Close() != 0 && error == 0) error = errno;
   if (error == 0 && rename(temporary.c_str(), file.c_str()) != 0) error = errno;

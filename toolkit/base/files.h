@@ -19,6 +19,11 @@ Result<std::string> ReadFile(const std::filesystem::path& file);
 // Parent directories are made. Readers see the old or the new content, never a part.
 Result<void> WriteFileAtomic(const std::filesystem::path& file, std::string_view content,
                              int mode = 0644);
+// For a directory that is published later, after SyncFilesystem: a file that nobody else looks at
+// yet, and that a power failure may take. Parent directories are made; that FILE exists is an
+// error.
+Result<void> WriteNewFile(const std::filesystem::path& file, std::string_view content,
+                          int mode = 0644);
 Result<void> MakeDirectories(const std::filesystem::path& directory);
 // A new empty directory "PARENT/PREFIX-XXXXXX".
 Result<std::filesystem::path> MakeTempDirectory(const std::filesystem::path& parent,

@@ -66,30 +66,6 @@ Result<Image> PublishImage(const ImagePlan& plan, std::vector<Layer> layers, con
   return image;
 }
 
-Result<Layer> MakeRecipeLayer(const LayerPlan& plan, const Store& store, const fs::path& work,
-                              Terminal& terminal) {
-  ENVKIT_TRY(const FileLock lock, LockKey(store, plan.key, plan.what, terminal));
-  if (auto made = FindLayer(store, plan.key, plan.what)) return std::move(*made);
-  const fs::path directory = work / plan.key;
-  ENVKIT_CHECK(MakeDirectories(directory / "fs/workspace"));
-  ENVKIT_CHECK(MakeDirectories(directory / "fs/data"));
-  for (const auto& [name, content] : plan.files) {
-    const fs::path file = directory / "fs" / name;
-    if (name.ends_with('/')) {  // for every user, as /tmp is
-      ENVKIT_CHECK(MakeDirectories(file.parent_path()));
-      if (chmod(file.c_str(), 01777) != 0) return FileFailure("making", file, errno);
-    } else if (name.ends_with('@')) {
-      const fs::path link = directory / "fs" / name.substr(0, name.size() - 1);
-      ENVKIT_CHECK(MakeDirectories(link.parent_path()));
-      if (symlink(content.c_str(), link.c_str()) != 0) return FileFailure("making", link, errno);
-    } else {
-      ENVKIT_CHECK(WriteFileAtomic(file, content, content.starts_with("#!") ? 0755 : 0644));
-    }
-  }
-  ENVKIT_TRY(Layer layer, FinishTree(directory / "fs", plan.mtime, Modes::kPlain));
-  return PublishLayer(store, plan, directory, std::move(layer));
-}
-
 // "5 layers: debian 124 MB · torch 454 MB · …"
 std::string Summary(const Image& image) {
   constexpr std::size_t kNamed = 6;
@@ -140,43 +116,16 @@ Result<Image> BuildOnce(const Project& project, const Lock& lock, const ImagePla
                         std::vector<LockedDeb>& gone_debs) {
   const BuilderPlan builder = PlanBuilder(plan);
   const MissingParts missing = FindMissing(plan, builder, store, Wanted::kImage);
-  if (!missing.empty()) {
+  if (missing.AnyLocked()) {
     ENVKIT_CHECK(EnsureSdists(project, lock, plan, store, run, terminal));
     ENVKIT_TRY(FetchOutcome outcome, FetchParts(project, plan, builder, missing, store, terminal));
     gone_debs = std::move(outcome.gone_debs);
     if (!gone_debs.empty()) return Unexpected(GoneError(project, gone_debs));
   }
-  ENVKIT_TRY(const WorkDirectory work, WorkDirectory::Make(store));
-  if (!missing.empty()) {
-    ENVKIT_CHECK(MakeParts(project, plan, builder, missing, store, work.path(), terminal));
-  }
-  // One's many small processes fill the time that the other writes and hashes.
-  std::vector<Task> tasks;
-  for (const LayerPlan& layer : plan.layers) {
-    if (layer.kind != "bytecode") continue;
-    tasks.emplace_back([&, &layer = layer]() -> Result<void> {
-      ENVKIT_CHECK(MakeBytecodeLayer(plan, layer, store, work.path(), run, terminal));
-      return {};
-    });
-  }
-  ENVKIT_CHECK(RunParallel(tasks, static_cast<int>(tasks.size())));
+  ENVKIT_CHECK(MakeParts(project, plan, builder, missing, store, run, terminal));
   std::vector<Layer> layers;
   for (const LayerPlan& layer : plan.layers) {
-    if (layer.kind == "recipe") {
-      ENVKIT_TRY(layers.emplace_back(), MakeRecipeLayer(layer, store, work.path(), terminal));
-    } else if (layer.kind == "runtime") {
-      ENVKIT_TRY(layers.emplace_back(),
-                 MakeRuntimeLayer(plan, builder, store, work.path(), run, terminal));
-    } else if (layer.kind == "no-cuda") {
-      ENVKIT_TRY(layers.emplace_back(),
-                 MakeNoCudaLayer(plan, layer, builder, store, work.path(), run, terminal));
-    } else if (auto made = FindLayer(store, layer.key, layer.what)) {
-      layers.push_back(std::move(*made));
-    } else {
-      return Fail(fmt::format("the layer {} vanished from {} during the build", layer.what,
-                              store.data.string()),
-                  "Build again.");
-    }
+    ENVKIT_TRY(layers.emplace_back(), MadeLayer(layer, store));
   }
   return PublishImage(plan, std::move(layers), store);
 }

@@ -166,12 +166,11 @@ Result<std::vector<fs::path>> EnsureBuilderRoot(const Project& project, const Lo
   const BuilderPlan builder = PlanBuilder(plan);
   ENVKIT_TRY(const FileLock hold, HoldStore(store));
   const MissingParts missing = FindMissing(plan, builder, store, Wanted::kBuilder);
-  if (!missing.empty()) {
+  if (missing.AnyLocked()) {
     ENVKIT_TRY(const FetchOutcome outcome,
                FetchParts(project, plan, builder, missing, store, terminal));
     if (!outcome.gone_debs.empty()) return Unexpected(GoneError(project, outcome.gone_debs));
-    ENVKIT_TRY(const WorkDirectory work, WorkDirectory::Make(store));
-    ENVKIT_CHECK(MakeParts(project, plan, builder, missing, store, work.path(), terminal));
+    ENVKIT_CHECK(MakeParts(project, plan, builder, missing, store, {}, terminal));
   }
   return BuilderTrees(plan, builder, store);
 }

@@ -313,7 +313,7 @@ Result<void> LayerWriter::File(std::string_view path, unsigned mode, std::uint64
 Result<Layer> LayerWriter::Finish() {
   ENVKIT_CHECK(tar_.Finish());
   for (const fs::path& directory : directories_) ENVKIT_CHECK(SetTime(directory, mtime_));
-  ENVKIT_CHECK(WriteFileAtomic(tree_.parent_path() / kManifestName, manifest_));
+  ENVKIT_CHECK(WriteNewFile(tree_.parent_path() / kManifestName, manifest_));
   Layer layer;
   layer.diff_id = hash_.Hex();
   layer.bytes = tar_.bytes();
@@ -511,8 +511,8 @@ Result<Layer> PublishTree(const Store& store, const std::string& what, std::int6
                           const fs::path& directory, Layer layer, const std::string& files) {
   const nlohmann::json info = {
       {"diff_id", layer.diff_id}, {"what", what}, {"bytes", layer.bytes}, {"mtime", mtime}};
-  if (!files.empty()) ENVKIT_CHECK(WriteFileAtomic(directory / "files", files));
-  ENVKIT_CHECK(WriteFileAtomic(directory / "info.json", info.dump(1) + "\n"));
+  if (!files.empty()) ENVKIT_CHECK(WriteNewFile(directory / "files", files));
+  ENVKIT_CHECK(WriteNewFile(directory / "info.json", info.dump(1) + "\n"));
   ENVKIT_CHECK(SyncFilesystem(directory));
   layer.what = what;
   layer.tree = store.LayerTree(layer.diff_id);

@@ -25,11 +25,11 @@ Result<void> WriteMetadata(const LockedWheel& wheel, const std::string& site,
                                    std::pair<std::string, std::string>{
                                        "METADATA", LeftOutMetadata(wheel.name, wheel.version)}}) {
     const std::string path = fmt::format("{}/{}", directory, name);
-    ENVKIT_CHECK(WriteFileAtomic(tree / path, text));
+    ENVKIT_CHECK(WriteNewFile(tree / path, text));
     recorded.push_back({path, Sha256Of(text), text.size()});
   }
   recorded.push_back({directory + "/RECORD", "", 0});
-  return WriteFileAtomic(tree / directory / "RECORD", RecordText(recorded, site));
+  return WriteNewFile(tree / directory / "RECORD", RecordText(recorded, site));
 }
 
 }  // namespace

@@ -37,6 +37,9 @@ std::uint64_t InstalledSize(const std::vector<LockedDeb>& debs) {
   return size;
 }
 
+// Made from files that the lock names; the other kinds name those that their sources are made from.
+bool IsLocked(const LayerPlan& layer) { return layer.kind == "os" || layer.kind == "wheel"; }
+
 // One progress bar for everything that happens at the same time.
 class Activity {
  public:
@@ -66,10 +69,10 @@ class Activity {
   std::unique_ptr<Progress> progress_;
 };
 
-// Bytes of a bootstrap that says only which of its steps it is in.
-class Steps {
+// Bytes of a bootstrap that says only which of its stages it is in.
+class Stages {
  public:
-  Steps(Activity& activity, std::uint64_t total)
+  Stages(Activity& activity, std::uint64_t total)
       : activity_(activity), left_(total), total_(total) {}
   void Next() { Take(total_ / 16); }
   void All() { Take(left_); }
@@ -103,16 +106,16 @@ struct Maker {
 
   Result<void> SystemTree(const std::vector<LockedDeb>& debs, std::int64_t mtime,
                           const std::string& what, const fs::path& directory) const {
-    Steps steps(activity, InstalledSize(debs));
+    Stages stages(activity, InstalledSize(debs));
     const fs::path scratch = directory.string() + ".work";
     ENVKIT_CHECK(MakeDirectories(scratch));
     auto done =
         MakeSystemTree(debs, store, mtime, scratch, directory / "fs", [&](std::string_view status) {
           terminal.Detail(fmt::format("{}: {}", what, status));
-          steps.Next();
+          stages.Next();
         });
     if (!done) return Wrap(std::move(done).error(), fmt::format("making the {} layer", what));
-    steps.All();
+    stages.All();
     return RemoveTree(scratch);
   }
 
@@ -176,6 +179,75 @@ struct Maker {
   }
 };
 
+// One thing that is made, and the keys of what it is made from.
+struct Part {
+  std::string key;
+  std::vector<std::string> from;
+  std::uint64_t cost = 0;  // bytes
+  Task make;
+};
+
+// Other parts wait for it, or it takes long itself.
+constexpr std::uint64_t kLong = UINT64_MAX;
+
+// The largest first, so that none is left over at the end. What a part is made from is among PARTS
+// or in the store.
+std::vector<Step> Ordered(std::vector<Part> parts) {
+  std::stable_sort(parts.begin(), parts.end(),
+                   [](const Part& a, const Part& b) { return a.cost > b.cost; });
+  std::map<std::string, std::size_t> places;
+  for (std::size_t index = 0; index < parts.size(); ++index) places[parts[index].key] = index;
+  std::vector<Step> steps;
+  for (Part& part : parts) {
+    Step step{std::move(part.make)};
+    for (const std::string& key : part.from) {
+      if (const auto place = places.find(key); place != places.end()) {
+        step.after.push_back(place->second);
+      }
+    }
+    steps.push_back(std::move(step));
+  }
+  return steps;
+}
+
+Result<void> Done(const Result<Layer>& made) {
+  if (!made) return Unexpected(made.error());
+  return {};
+}
+
+// The directories of the wheels that are unpacked.
+struct WheelParts {
+  WheelContents contents;
+  std::optional<WheelContent> torch;  // of the builder
+  std::uint64_t bytes = 0;
+};
+
+// Nothing is written before it is known that all of it fits.
+Result<void> OpenWheelParts(const ImagePlan& plan, const BuilderPlan& builder,
+                            const MissingParts& missing, const Store& store, WheelParts& parts) {
+  std::vector<OwnedFile> owned;
+  for (const LayerPlan& layer : plan.layers) {
+    if (layer.kind != "wheel") continue;
+    std::vector<OwnedFile> files;
+    if (const auto there = FindLayer(store, layer.key, layer.what)) {
+      ENVKIT_TRY(files, OwnedFiles(*there));
+    } else {
+      ENVKIT_TRY(WheelContent content, OpenWheels(layer, store));
+      parts.bytes += content.bytes;
+      const auto kept = parts.contents.emplace(layer.key, std::move(content)).first;
+      files = OwnedFiles(layer, kept->second);
+    }
+    owned.insert(owned.end(), std::make_move_iterator(files.begin()),
+                 std::make_move_iterator(files.end()));
+  }
+  ENVKIT_CHECK(RejectCollisions(owned));
+  if (missing.builder_torch) {
+    ENVKIT_TRY(parts.torch, OpenWheels(builder.torch, store, builder.except));
+    parts.bytes += parts.torch->bytes;
+  }
+  return RequireFreeSpace(store.data, parts.bytes, "unpacking the wheels");
+}
+
 // Files to fetch, each once.
 FetchRequest Request(const BuilderPlan& builder, const MissingParts& missing) {
   std::map<std::string, LockedWheel> wheels;
@@ -184,7 +256,9 @@ FetchRequest Request(const BuilderPlan& builder, const MissingParts& missing) {
     for (const LockedWheel& wheel : layer.wheels) wheels.emplace(wheel.sha256, wheel);
     for (const LockedDeb& deb : layer.debs) debs.emplace(deb.sha256, deb);
   };
-  for (const LayerPlan* layer : missing.layers) add(*layer);
+  for (const LayerPlan* layer : missing.layers) {
+    if (IsLocked(*layer)) add(*layer);
+  }
   if (missing.builder_torch) add(builder.torch);
   if (missing.builder_root) {
     for (const LockedDeb& deb : builder.root_debs) debs.emplace(deb.sha256, deb);
@@ -197,13 +271,19 @@ FetchRequest Request(const BuilderPlan& builder, const MissingParts& missing) {
 
 }  // namespace
 
+bool MissingParts::AnyLocked() const {
+  return builder_root || builder_torch ||
+         std::any_of(layers.begin(), layers.end(),
+                     [](const LayerPlan* layer) { return IsLocked(*layer); });
+}
+
 MissingParts FindMissing(const ImagePlan& plan, const BuilderPlan& builder, const Store& store,
                          Wanted wanted) {
   MissingParts missing;
   for (const LayerPlan& layer : plan.layers) {
-    const bool made_here =
-        layer.kind == "wheel" || (layer.kind == "os" && wanted == Wanted::kImage);
-    if (made_here && !FindLayer(store, layer.key, layer.what)) missing.layers.push_back(&layer);
+    if ((wanted == Wanted::kImage || layer.kind == "wheel") &&
+        !FindLayer(store, layer.key, layer.what))
+      missing.layers.push_back(&layer);
   }
   const auto lacks = [&](const LayerPlan* layer) {
     return layer != nullptr && !FindLayer(store, layer->key, layer->what);
@@ -218,9 +298,11 @@ MissingParts FindMissing(const ImagePlan& plan, const BuilderPlan& builder, cons
 Result<FetchOutcome> FetchParts(const Project& project, const ImagePlan& plan,
                                 const BuilderPlan& builder, const MissingParts& missing,
                                 const Store& store, Terminal& terminal) {
-  const bool systems = missing.builder_root ||
-                       std::any_of(missing.layers.begin(), missing.layers.end(),
-                                   [](const LayerPlan* layer) { return !layer->debs.empty(); });
+  const bool systems =
+      missing.builder_root ||
+      std::any_of(missing.layers.begin(), missing.layers.end(), [](const LayerPlan* layer) {
+        return layer->kind == "os" && !layer->debs.empty();
+      });
   if (systems) ENVKIT_CHECK(CheckSystemTools());
   const FetchRequest request = Request(builder, missing);
   std::uint64_t download = 0;
@@ -241,61 +323,96 @@ Result<FetchOutcome> FetchParts(const Project& project, const ImagePlan& plan,
 }
 
 Result<void> MakeParts(const Project& project, const ImagePlan& plan, const BuilderPlan& builder,
-                       const MissingParts& missing, const Store& store, const fs::path& work,
+                       const MissingParts& missing, const Store& store, const RunInRoot& run,
                        Terminal& terminal) {
-  // The wheels' directories first: nothing is written before it is known that all of it fits.
-  std::vector<OwnedFile> owned;
-  std::map<const LayerPlan*, WheelContent> contents;
-  std::uint64_t total = 0;
-  for (const LayerPlan& layer : plan.layers) {
-    if (layer.kind != "wheel") continue;
-    std::vector<OwnedFile> files;
-    if (const auto there = FindLayer(store, layer.key, layer.what)) {
-      ENVKIT_TRY(files, OwnedFiles(*there));
-    } else {
-      ENVKIT_TRY(WheelContent content, OpenWheels(layer, store));
-      total += content.bytes;
-      const auto kept = contents.emplace(&layer, std::move(content)).first;
-      files = OwnedFiles(layer, kept->second);
-    }
-    owned.insert(owned.end(), std::make_move_iterator(files.begin()),
-                 std::make_move_iterator(files.end()));
+  if (missing.layers.empty() && !missing.AnyLocked()) return {};
+  ENVKIT_TRY(const WorkDirectory work, WorkDirectory::Make(store));
+  WheelParts wheels;
+  if (missing.AnyLocked()) {
+    ENVKIT_CHECK(OpenWheelParts(plan, builder, missing, store, wheels));
   }
-  ENVKIT_CHECK(RejectCollisions(owned));
-  std::optional<WheelContent> torch;
-  if (missing.builder_torch) {
-    ENVKIT_TRY(torch, OpenWheels(builder.torch, store, builder.except));
-    total += torch->bytes;
-  }
-  ENVKIT_CHECK(RequireFreeSpace(store.data, total, "unpacking the wheels"));
-
+  std::uint64_t total = wheels.bytes;
   if (missing.builder_root) total += InstalledSize(builder.root_debs);
-  for (const LayerPlan* layer : missing.layers) total += InstalledSize(layer->debs);
-  Activity activity(terminal, total);
-  const Maker maker{store, work, terminal, activity, project.root};
-  std::vector<std::pair<std::uint64_t, Task>> tasks;  // with what they cost
-  if (missing.builder_root) {
-    tasks.emplace_back(UINT64_MAX, [&] { return maker.BuilderRoot(builder); });
+  for (const LayerPlan* layer : missing.layers) {
+    if (layer->kind == "os") total += InstalledSize(layer->debs);
   }
-  if (torch) {
-    tasks.emplace_back(torch->bytes, [&] { return maker.BuilderTorch(builder.torch, *torch); });
+  Activity activity(terminal, total);
+  const Maker maker{store, work.path(), terminal, activity, project.root};
+  std::vector<Part> parts;
+  if (missing.builder_root) {
+    parts.push_back({builder.root_key, {}, kLong, [&] { return maker.BuilderRoot(builder); }});
+  }
+  if (wheels.torch) {
+    parts.push_back({builder.torch.key, {}, wheels.torch->bytes, [&] {
+                       return maker.BuilderTorch(builder.torch, *wheels.torch);
+                     }});
   }
   for (const LayerPlan* layer : missing.layers) {
+    Part part{layer->key, {}, kLong, {}};
     if (layer->kind == "os") {
-      tasks.emplace_back(UINT64_MAX - 1, [&, layer] { return maker.SystemLayer(*layer); });
-    } else if (const auto content = contents.find(layer); content != contents.end()) {
-      tasks.emplace_back(content->second.bytes, [&maker, layer, &content = content->second] {
+      part.make = [&maker, layer] { return maker.SystemLayer(*layer); };
+    } else if (layer->kind == "wheel") {
+      const auto content = wheels.contents.find(layer->key);
+      if (content == wheels.contents.end()) continue;  // another build has made it meanwhile
+      part.cost = content->second.bytes;
+      part.make = [&maker, layer, &content = content->second] {
         return maker.WheelLayer(*layer, content);
-      });
+      };
+    } else if (layer->kind == "recipe") {
+      part.cost = 0;
+      part.make = [&, layer] {
+        return Done(MakeRecipeLayer(*layer, store, work.path(), terminal));
+      };
+    } else if (layer->kind == "bytecode") {
+      part.from = {plan.layers.front().key};
+      part.make = [&, layer] {
+        activity.Begin(layer->what);
+        auto made =
+            MakeBytecodeLayer(plan, *layer, wheels.contents, store, work.path(), run, terminal);
+        activity.End(layer->what);
+        return Done(std::move(made));
+      };
+    } else if (layer->kind == "no-cuda") {
+      part.from = layer->sources;
+      part.from.push_back(builder.root_key);
+      part.make = [&, layer] {
+        return Done(MakeNoCudaLayer(plan, *layer, builder, store, work.path(), run, terminal));
+      };
+    } else if (layer->kind == "runtime") {
+      part.from = {builder.root_key, builder.torch.key};
+      for (const LayerPlan& other : plan.layers) {
+        if (other.kind == "wheel") part.from.push_back(other.key);
+      }
+      part.make = [&] {
+        return Done(MakeRuntimeLayer(plan, builder, store, work.path(), run, terminal));
+      };
+    } else {
+      return Fail(fmt::format("nothing makes layers of the kind {}", layer->kind));
     }
+    parts.push_back(std::move(part));
   }
-  std::sort(tasks.begin(), tasks.end(),
-            [](const auto& a, const auto& b) { return a.first > b.first; });
-  std::vector<Task> ordered;
-  ordered.reserve(tasks.size());
-  for (auto& [cost, task] : tasks) ordered.push_back(std::move(task));
-  // Twice as many as processors: half of them wait for the disk, past the page cache.
-  return RunParallel(ordered, 2 * ProbeHost().cpus);
+  // Twice as many as processors: half of them wait for the disk, past the page cache. One that
+  // waits for a script of its own has a thread besides.
+  const auto scripts =
+      std::count_if(missing.layers.begin(), missing.layers.end(),
+                    [](const LayerPlan* layer) { return layer->kind == "bytecode"; });
+  return RunSteps(Ordered(std::move(parts)), 2 * ProbeHost().cpus + static_cast<int>(scripts));
+}
+
+Result<Layer> MadeLayer(const LayerPlan& layer, const Store& store) {
+  if (auto made = FindLayer(store, layer.key, layer.what)) return std::move(*made);
+  return Fail(fmt::format("the layer {} vanished from {} during the build", layer.what,
+                          store.data.string()),
+              "Build again.");
+}
+
+Result<fs::path> MadeTree(const ImagePlan& plan, const std::string& key, const Store& store) {
+  for (const LayerPlan& layer : plan.layers) {
+    if (layer.key != key) continue;
+    ENVKIT_TRY(const Layer made, MadeLayer(layer, store));
+    return made.tree;
+  }
+  return Fail("a layer is made from one that is not in the plan");
 }
 
 Error GoneError(const Project& project, const std::vector<LockedDeb>& gone) {

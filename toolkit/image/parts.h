@@ -1,12 +1,15 @@
-// Inside image/: what a plan is put together from. The parts that the store lacks are fetched in
-// one go and made side by side.
+// Inside image/: what a plan is put together from. The files that the store lacks are fetched in
+// one go; then each part is made as soon as those are there that it is made from.
 #pragma once
 
+#include <map>
+#include <string>
 #include <vector>
 
 #include "base/result.h"
 #include "base/terminal.h"
 #include "image/build.h"
+#include "image/layer.h"
 #include "image/plan.h"
 #include "image/resolve.h"
 #include "image/store.h"
@@ -14,10 +17,10 @@
 namespace envkit {
 
 struct MissingParts {
-  std::vector<const LayerPlan*> layers;  // of the kinds os and wheel
+  std::vector<const LayerPlan*> layers;
   bool builder_root = false;
   bool builder_torch = false;
-  bool empty() const { return layers.empty() && !builder_root && !builder_torch; }
+  bool AnyLocked() const;  // some are made from files that the lock names
 };
 
 enum class Wanted { kImage, kBuilder };
@@ -30,9 +33,13 @@ Result<FetchOutcome> FetchParts(const Project& project, const ImagePlan& plan,
                                 const BuilderPlan& builder, const MissingParts& missing,
                                 const Store& store, Terminal& terminal);
 
+// RUN may be empty where Wanted was kBuilder: no script is run for that.
 Result<void> MakeParts(const Project& project, const ImagePlan& plan, const BuilderPlan& builder,
-                       const MissingParts& missing, const Store& store,
-                       const std::filesystem::path& work, Terminal& terminal);
+                       const MissingParts& missing, const Store& store, const RunInRoot& run,
+                       Terminal& terminal);
+
+// A layer that MakeParts left in the store.
+Result<Layer> MadeLayer(const LayerPlan& layer, const Store& store);
 
 // "libc6 2.41-12, tzdata 2026b-1 and 3 more are no longer on …": what to do about it.
 Error GoneError(const Project& project, const std::vector<LockedDeb>& gone);
@@ -48,8 +55,17 @@ Result<Layer> MakeRuntimeLayer(const ImagePlan& plan, const BuilderPlan& builder
 
 std::filesystem::path BuilderRoot(const BuilderPlan& builder, const Store& store);
 
-// Layers that a script of images/scripts makes out of layers that are in the store.
-Result<Layer> MakeBytecodeLayer(const ImagePlan& plan, const LayerPlan& layer, const Store& store,
+// The project's own files: commands, settings, examples.
+Result<Layer> MakeRecipeLayer(const LayerPlan& layer, const Store& store,
+                              const std::filesystem::path& work, Terminal& terminal);
+
+// What the layers of wheels that are being made will hold, by their keys.
+using WheelContents = std::map<std::string, WheelContent>;
+
+// Layers that a script of images/scripts makes out of others: of those that are in the store or,
+// for bytecode, among CONTENTS.
+Result<Layer> MakeBytecodeLayer(const ImagePlan& plan, const LayerPlan& layer,
+                                const WheelContents& contents, const Store& store,
                                 const std::filesystem::path& work, const RunInRoot& run,
                                 Terminal& terminal);
 Result<Layer> MakeNoCudaLayer(const ImagePlan& plan, const LayerPlan& layer,

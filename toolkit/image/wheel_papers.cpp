@@ -87,7 +87,7 @@ Result<void> KeepWheelPapers(const LayerPlan& plan, const WheelContent& content,
       const std::string_view name = PaperName(entry.name);
       if (name.empty()) continue;
       ENVKIT_TRY(const std::string text, content.zips[index].ReadAll(entry));
-      ENVKIT_CHECK(WriteFileAtomic(directory / "wheels" / plan.wheels[index].file / name, text));
+      ENVKIT_CHECK(WriteNewFile(directory / "wheels" / plan.wheels[index].file / name, text));
     }
   }
   return {};
