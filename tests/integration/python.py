@@ -57,7 +57,7 @@ for key in (support.STORE / "keys").iterdir():
     if (support.STORE / "layers" / key.read_text().strip()) in (layers["torch-bytecode"], layers["python-bytecode"]):
         key.unlink()
 for plan in (support.STORE / "plans").iterdir():
-    if plan.read_text() == image["digest"].removeprefix("sha256:"):
+    if plan.read_text() == image["config_digest"]:
         plan.unlink()
 again = support.envkit("build", "--variant", "cpu", "--json", project=project)
 support.check("bytecode" in again.stderr, again.stderr)

@@ -68,6 +68,10 @@ Result<void> AddFromTree(const fs::path& tree, std::vector<Module>& modules) {
 Result<void> WriteModules(std::vector<Module>& modules, const fs::path& directory) {
   std::sort(modules.begin(), modules.end(),
             [](const Module& a, const Module& b) { return a.path < b.path; });
+  // Wheels may share a file, if it is the same in all (RejectCollisions).
+  modules.erase(std::unique(modules.begin(), modules.end(),
+                            [](const Module& a, const Module& b) { return a.path == b.path; }),
+                modules.end());
   ENVKIT_CHECK(MakeDirectories(directory));
   const fs::path sources = directory / "sources";
   std::ofstream file(sources, std::ios::binary);
