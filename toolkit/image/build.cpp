@@ -2,19 +2,15 @@
 
 #include <fmt/chrono.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <ctime>
 #include <nlohmann/json.hpp>
 #include <set>
-#include <system_error>
 
 #include "base/digest.h"
 #include "base/files.h"
-#include "base/parallel.h"
 #include "image/layer.h"
 #include "image/parts.h"
 #include "image/plan.h"
@@ -24,7 +20,6 @@
 #include "image/stored.h"
 
 namespace envkit {
-namespace fs = std::filesystem;
 namespace {
 
 using nlohmann::json;

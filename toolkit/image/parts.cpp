@@ -282,8 +282,9 @@ MissingParts FindMissing(const ImagePlan& plan, const BuilderPlan& builder, cons
   MissingParts missing;
   for (const LayerPlan& layer : plan.layers) {
     if ((wanted == Wanted::kImage || layer.kind == "wheel") &&
-        !FindLayer(store, layer.key, layer.what))
+        !FindLayer(store, layer.key, layer.what)) {
       missing.layers.push_back(&layer);
+    }
   }
   const auto lacks = [&](const LayerPlan* layer) {
     return layer != nullptr && !FindLayer(store, layer->key, layer->what);
