@@ -368,10 +368,10 @@ Result<void> MakeParts(const Project& project, const ImagePlan& plan, const Buil
       part.from = {plan.layers.front().key};
       part.make = [&, layer] {
         activity.Begin(layer->what);
-        auto made =
+        const auto made =
             MakeBytecodeLayer(plan, *layer, wheels.contents, store, work.path(), run, terminal);
         activity.End(layer->what);
-        return Done(std::move(made));
+        return Done(made);
       };
     } else if (layer->kind == "no-cuda") {
       part.from = layer->sources;
