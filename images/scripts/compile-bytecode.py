@@ -5,7 +5,7 @@ Run by envkit's build in the image's own system:  compile-bytecode.py OUT SOURCE
 SOURCES/sources is all modules, one after the other, and SOURCES/index a line "SIZE PATH" for each.
 
 What marshal writes depends on what else the process has seen (which strings are interned, and how
-often something is referred to). Therefore each share of the files, by its names alone, is compiled
+often something is referred to). Therefore each share of the files, by names and sizes alone, is compiled
 in order by a process of its own, forked before anything was compiled: the same bytes come out however
 many run at the same time.
 """
@@ -18,7 +18,8 @@ import warnings
 import zlib
 from importlib._bootstrap_external import _code_to_hash_pyc
 
-SHARES = 24
+SHARES = 24  # at most
+SHARE_SIZE = 1_000_000  # bytes of modules; less is not worth a process
 
 
 def compile_share(out, sources, share):
@@ -69,10 +70,12 @@ def give_way():
 
 def main(out, directory):
     give_way()
-    shares = [[] for _ in range(SHARES)]
     with open(f"{directory}/index", "rb") as index:
-        for module in modules(index):
-            shares[zlib.crc32(os.fsencode(module[0])) % SHARES].append(module)
+        all_modules = list(modules(index))
+    count = min(SHARES, sum(size for _, _, size in all_modules) // SHARE_SIZE + 1)
+    shares = [[] for _ in range(count)]
+    for module in all_modules:
+        shares[zlib.crc32(os.fsencode(module[0])) % count].append(module)
     sources = os.open(f"{directory}/sources", os.O_RDONLY)
     running = 0
     # The longest first, so that none is left over at the end.

@@ -54,6 +54,42 @@ TEST_CASE("many small wheels share a few layers, by their names") {
   }
 }
 
+TEST_CASE("a new version of a small wheel changes its layer and that layer's bytecode alone") {
+  World world;
+  Recipe& recipe = world.recipes["train"];
+  recipe.closure = true;
+  recipe.chain = {"train"};
+  WriteFiles(world.share / "images/scripts", {{kBytecodeScript, "# compiles\n"}});
+  const auto add = [&](const std::string& name, std::uint64_t size) {
+    LockedWheel wheel{name, "1", name + ".whl", Sha256Of(name), size};
+    wheel.roots = {"train"};
+    world.lock.wheels.push_back(wheel);
+  };
+  for (int number = 0; number < 40; ++number) add("wheel-" + std::to_string(number), 1000);
+  for (LockedWheel& wheel : world.lock.wheels) wheel.roots = {"train"};
+  add("triton", 200'000'000);
+  add("cublas", 400'000'000);
+  const auto keys = [&] {
+    const ImagePlan plan = world.Plan("cuda");
+    std::map<std::string, std::string> keys;
+    for (const LayerPlan& layer : plan.layers) keys[layer.what] = layer.key;
+    return keys;
+  };
+  const auto before = keys();
+  CHECK(before.contains("torch-bytecode"));
+  CHECK(before.contains("train-bytecode"));  // of cublas and triton
+  for (LockedWheel& wheel : world.lock.wheels) {
+    if (wheel.name == "wheel-7") wheel.sha256 = Sha256Of("wheel-7 2");
+  }
+  std::string changed;
+  const auto after = keys();
+  REQUIRE(after.size() == before.size());
+  for (const auto& [what, key] : after) {
+    if (before.at(what) != key) changed += what + " ";
+  }
+  CHECK(changed == "train-libraries-3 train-libraries-3-bytecode ");
+}
+
 TEST_CASE("a key changes with what shapes its layer and with nothing else") {
   World world;
   const ImagePlan before = world.Plan();

@@ -170,14 +170,18 @@ PAPERS = (*CPU, "--quick", "--provenance", papers)
 report, words = verify(*PAPERS, project=project, store=store, expect=0)
 support.check(one(report, "provenance.statement")["verdict"] == "pass", report)
 support.check(one(report, "provenance.signature")["what"] == "the statement is unsigned", report)
-# A stand-in for cosign, which signs with a hash: how it is called is what is tested.
+# A stand-in for cosign 3, which signs with a hash: how it is called is what is tested (cosign.py has
+# the real ones).
 tools = support.new_directory()
 (tools / "cosign").write_text(f"""#!{sys.executable}
 import hashlib, sys
 words = sys.argv[1:]
 value = lambda name: words[words.index(name) + 1]
 mark = hashlib.sha256(open(words[-1], "rb").read()).hexdigest()
-if words[0] == "sign-blob":
+if words == ["sign-blob", "--help"]:
+    print("    --new-bundle-format=true: …    --use-signing-config=true: …")
+elif words[0] == "sign-blob":
+    assert "--new-bundle-format=false" in words and "--use-signing-config=false" in words
     assert value("--key") == "secret"
     open(value("--output-signature"), "w").write(mark)
 else:

@@ -190,6 +190,9 @@ struct Part {
 // Other parts wait for it, or it takes long itself.
 constexpr std::uint64_t kLong = UINT64_MAX;
 
+// Of bytecode, at a time: one writes its layer while the other compiles.
+constexpr std::size_t kCompilers = 2;
+
 // The largest first, so that none is left over at the end. What a part is made from is among PARTS
 // or in the store.
 std::vector<Step> Ordered(std::vector<Part> parts) {
@@ -340,6 +343,7 @@ Result<void> MakeParts(const Project& project, const ImagePlan& plan, const Buil
   Activity activity(terminal, total);
   const Maker maker{store, work.path(), terminal, activity, project.root};
   std::vector<Part> parts;
+  std::vector<std::string> bytecode;  // keys
   if (missing.builder_root) {
     parts.push_back({builder.root_key, {}, kLong, [&] { return maker.BuilderRoot(builder); }});
   }
@@ -366,6 +370,10 @@ Result<void> MakeParts(const Project& project, const ImagePlan& plan, const Buil
       };
     } else if (layer->kind == "bytecode") {
       part.from = {plan.layers.front().key};
+      // Each compiles on all processors, so few at a time.
+      if (bytecode.size() >= kCompilers)
+        part.from.push_back(bytecode[bytecode.size() - kCompilers]);
+      bytecode.push_back(layer->key);
       part.make = [&, layer] {
         activity.Begin(layer->what);
         const auto made =
@@ -392,12 +400,10 @@ Result<void> MakeParts(const Project& project, const ImagePlan& plan, const Buil
     }
     parts.push_back(std::move(part));
   }
-  // Twice as many as processors: half of them wait for the disk, past the page cache. One that
-  // waits for a script of its own has a thread besides.
-  const auto scripts =
-      std::count_if(missing.layers.begin(), missing.layers.end(),
-                    [](const LayerPlan* layer) { return layer->kind == "bytecode"; });
-  return RunSteps(Ordered(std::move(parts)), 2 * ProbeHost().cpus + static_cast<int>(scripts));
+  // Twice as many as processors: half of them wait for the disk, past the page cache. Those that
+  // wait for bytecode's compilers have threads besides.
+  const std::size_t waiting = std::min(bytecode.size(), kCompilers);
+  return RunSteps(Ordered(std::move(parts)), 2 * ProbeHost().cpus + static_cast<int>(waiting));
 }
 
 Result<Layer> MadeLayer(const LayerPlan& layer, const Store& store) {

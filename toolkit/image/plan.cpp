@@ -347,6 +347,7 @@ Result<void> AddWheelLayers(ImagePlan& plan, const Recipe& recipe, Wheels wheels
                             const std::string& site) {
   std::vector<std::string> groups = recipe.chain;
   if (!recipe.closure) groups = {""};
+  std::size_t begin = plan.layers.size();
   std::vector<std::pair<std::string, std::size_t>> ends;  // group → its last layer's successor
   for (const std::string& group : groups) {
     std::vector<Selected> members;
@@ -366,25 +367,28 @@ Result<void> AddWheelLayers(ImagePlan& plan, const Recipe& recipe, Wheels wheels
     plan.layers.push_back(std::move(layer));
   }
   if (!recipe.closure) return {};
-  // torch's is apart, since it is half of all, and a new version of anything else leaves it alone.
+  // One for each layer of small wheels and one for torch, so that a new version of one wheel leaves
+  // the others alone. Large wheels besides torch have few modules and change together with it.
   std::vector<LayerPlan> bytecode;
-  std::size_t begin = 0;
+  const auto add = [&](const std::string& of,
+                       std::vector<const LayerPlan*> layers) -> Result<void> {
+    if (layers.empty()) return {};
+    ENVKIT_TRY(bytecode.emplace_back(),
+               BytecodeLayer(of + "-bytecode", layers, plan.layers[0].debs, site));
+    return {};
+  };
   for (const auto& [group, end] : ends) {
-    std::vector<const LayerPlan*> others;
+    std::vector<const LayerPlan*> large;
     for (std::size_t index = begin; index < end; ++index) {
       const LayerPlan& layer = plan.layers[index];
-      if (layer.kind != "wheel") continue;
-      if (layer.what == "torch") {
-        ENVKIT_TRY(bytecode.emplace_back(),
-                   BytecodeLayer("torch-bytecode", {&layer}, plan.layers[0].debs, site));
+      if (layer.what == "torch" || layer.wheels.front().size <= kOwnLayer) {
+        ENVKIT_CHECK(add(layer.what, {&layer}));
       } else {
-        others.push_back(&layer);
+        large.push_back(&layer);
       }
     }
+    ENVKIT_CHECK(add(group, std::move(large)));
     begin = end;
-    if (others.empty()) continue;
-    ENVKIT_TRY(bytecode.emplace_back(),
-               BytecodeLayer(fmt::format("{}-bytecode", group), others, plan.layers[0].debs, site));
   }
   for (LayerPlan& layer : bytecode) plan.layers.push_back(std::move(layer));
   return {};

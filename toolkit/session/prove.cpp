@@ -52,6 +52,7 @@ Result<void> Sign(const fs::path& file, const std::string& key) {
                    "Install it (https://docs.sigstore.dev), or leave --key out: the statement is "
                    "then unsigned.");
   }
+  ENVKIT_TRY(const std::string known, RunForOutput({.argv = {"cosign", "sign-blob", "--help"}}));
   ProcessSpec spec;
   spec.argv = {"cosign",
                "sign-blob",
@@ -60,8 +61,12 @@ Result<void> Sign(const fs::path& file, const std::string& key) {
                "--key",
                key,
                "--output-signature",
-               SignatureOf(file).string(),
-               file.string()};
+               SignatureOf(file).string()};
+  // Since version 3 it writes its own kind of bundle otherwise, and asks a server how to sign.
+  for (const char* option : {"--new-bundle-format", "--use-signing-config"}) {
+    if (known.find(option) != std::string::npos) spec.argv.push_back(fmt::format("{}=false", option));
+  }
+  spec.argv.push_back(file.string());
   spec.inherit_input = true;
   auto signed_it = RunForOutput(spec);
   if (!signed_it) return Wrap(std::move(signed_it).error(), "signing " + file.string());
