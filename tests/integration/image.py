@@ -24,8 +24,12 @@ def answer(*arguments, schema, **more):
     return document
 
 
+PASSWORD = "correct horse"
+HTPASSWD = "tester:$2b$05$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.NLUTJO3lOy2\n"
+
+
 @contextlib.contextmanager
-def registry(root):
+def registry(root, more=""):
     if not shutil.which("docker-registry"):
         support.skip("docker-registry is not installed")
     with socket.socket() as probe:
@@ -34,7 +38,7 @@ def registry(root):
     (root / "registry.yml").write_text(
         "version: 0.1\nlog: {level: error}\n"
         f"storage: {{filesystem: {{rootdirectory: {root}/registry}}, delete: {{enabled: true}}}}\n"
-        f"http: {{addr: '127.0.0.1:{port}'}}\n")
+        f"http: {{addr: '127.0.0.1:{port}'}}\n{more}")
     log = open(root / "registry.log", "w")
     server = subprocess.Popen(["docker-registry", "serve", str(root / "registry.yml")], stdout=log, stderr=log)
     try:
@@ -121,6 +125,25 @@ try:
             support.check(not list((root / "other/images").iterdir()), "a damaged image was kept")
     done = support.envkit("image", "pull", f"{host}/team/mnist:train-cpu", project=project, store=fresh, expect=3)
     support.check("can this machine reach it?" in done.stderr, done.stderr)
+
+    # A registry that wants to know who it is: the credentials of `skopeo login`, wherever those are.
+    if shutil.which("skopeo"):
+        (root / "htpasswd").write_text(HTPASSWD)
+        with registry(root, f"auth: {{htpasswd: {{realm: tests, path: {root}/htpasswd}}}}\n") as host:
+            login = {"REGISTRY_AUTH_FILE": str(root / "auth.json")}
+            push = ("image", "push", f"{host}/team/private:train-cpu", "--variant", "cpu")
+            done = support.envkit(*push, project=project, env=login, expect=1)
+            support.check(f"Log in once:  skopeo login {host}" in done.stderr, done.stderr)
+            subprocess.run(["skopeo", "login", "--tls-verify=false", "--username", "tester", "--password-stdin", host],
+                           input=PASSWORD, text=True, env=dict(os.environ, **login), check=True,
+                           capture_output=True)
+            sent = answer(*push, project=project, env=login, schema="image-push")
+            got = answer("image", "pull", sent["reference"], project=project, store=root / "private", env=login,
+                         schema="image")
+            support.check(got["config_digest"] == built["config_digest"], got["config_digest"])
+            done = support.envkit("image", "pull", sent["reference"], project=project, store=root / "private",
+                                  env={"REGISTRY_AUTH_FILE": str(root / "none.json")}, expect=1)
+            support.check("skopeo login" in done.stderr, done.stderr)
 
     # Pruning beside a container that runs: its image stays as long as it does.
     running = subprocess.Popen([support.ENVKIT, "run", "--engine", "oci", "--variant", "cpu", "--", "sh", "-c",

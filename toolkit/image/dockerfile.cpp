@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "image/debian.h"
+#include "image/installed_wheel.h"
 #include "image/plan.h"
 
 namespace envkit {
@@ -23,6 +24,7 @@ std::string Quoted(std::string_view text) {
 
 // LINES as FILE. Not a here-document: docker's older builders have none.
 std::string WriteLines(const std::string& file, const std::vector<std::string>& lines) {
+  if (lines.empty()) return fmt::format("RUN : > {}\n", file);
   std::string text = "RUN printf '%s\\n' \\\n";
   for (const std::string& line : lines) text += fmt::format("      {} \\\n", Quoted(line));
   return text + fmt::format("    > {}\n", file);
@@ -57,31 +59,6 @@ std::string InstallDebs(const std::vector<LockedDeb>& debs) {
 )";
 }
 
-// What takes members out of wheels: as envkit's layers have them.
-constexpr const char* kSelect[] = {
-    "import fnmatch, os, shutil, sys, zipfile",
-    "site = sys.argv[1]",
-    "for line in open(\"/members.txt\"):",
-    "    out, name, wheel, pattern = line.split()",
-    "    archive = zipfile.ZipFile(\"/wheels/\" + wheel)",
-    "    for info in archive.infolist():",
-    "        if info.is_dir() or not fnmatch.fnmatchcase(info.filename, pattern):",
-    "            continue",
-    "        path = site + \"/\" + info.filename",
-    "        parts = info.filename.split(\"/\", 2)",
-    "        if parts[0].endswith(\".data\"):",
-    "            path = {\"purelib\": site, \"platlib\": site, \"scripts\": \"/usr/local/bin\",",
-    "                    \"data\": \"/usr/local\",",
-    "                    \"headers\": \"/usr/local/include/\" + name}[parts[1]] + \"/\" + parts[2]",
-    "        path = out + path",
-    "        os.makedirs(os.path.dirname(path), exist_ok=True)",
-    "        with archive.open(info) as source, open(path, \"wb\") as target:",
-    "            shutil.copyfileobj(source, target, 1 << 20)",
-    "        base = os.path.basename(path)",
-    "        library = base.endswith(\".so\") or \".so.\" in base",
-    "        os.chmod(path, 0o755 if library or info.external_attr >> 16 & 0o111 else 0o644)",
-};
-
 void AddMembers(const std::string& out, const LayerPlan& layer, std::vector<std::string>& lines) {
   for (std::size_t index = 0; index < layer.wheels.size(); ++index) {
     std::vector<std::string> patterns = layer.members[index];
@@ -110,6 +87,13 @@ std::string WheelStage(const ImagePlan& plan, const LayerPlan& runtime) {
   add(runtime);
   AddMembers("/builder", runtime, members);
   std::sort(members.begin(), members.end());
+  std::vector<std::string> left_out;
+  if (const LayerPlan* no_cuda = FindKind(plan, "no-cuda")) {
+    for (const LockedWheel& wheel : no_cuda->left_out) {
+      left_out.push_back(
+          fmt::format("/image {} {} {}", wheel.name, wheel.version, LeftOutDistInfo(wheel.file)));
+    }
+  }
   std::vector<std::string> lines;
   lines.reserve(requirements.size());
   for (const auto& [name, line] : requirements) lines.push_back(line);
@@ -129,17 +113,26 @@ std::string WheelStage(const ImagePlan& plan, const LayerPlan& runtime) {
          "RUN python3 -m pip download --no-deps --only-binary :all: --require-hashes "
          "--no-cache-dir \\\n"
          "      --dest /wheels --requirement /requirements.txt\n" +
-         WriteLines("/members.txt", members) +
-         WriteLines("/select.py", {std::begin(kSelect), std::end(kSelect)}) +
-         fmt::format("RUN python3 /select.py /{}\n", runtime.site);
+         WriteLines("/members.txt", members) + WriteLines("/left-out.txt", left_out) +
+         fmt::format(
+             "COPY images/scripts/install-wheels.py /\n"
+             "RUN python3 /install-wheels.py /{} /members.txt /left-out.txt\n",
+             runtime.site);
 }
 
 std::string RuntimeStage(const ImagePlan& plan, const LayerPlan& runtime) {
+  std::string stand_ins;
+  if (const LayerPlan* no_cuda = FindKind(plan, "no-cuda")) {
+    stand_ins = fmt::format(
+        "# In place of CUDA's libraries, which Python's torch is linked with.\n"
+        "COPY images/scripts/no-cuda.sh /\n"
+        "RUN sh /no-cuda.sh /{0} /out/{0} {1}\n",
+        runtime.site, CudnnOf(*no_cuda));
+  }
   return "\n# The C++ runtime, compiled against the image's own torch.\n"
          "FROM ${BASE} AS runtime\nARG DEBIAN_SOURCES\n" +
-         InstallDebs(runtime.debs) +
+         InstallDebs(runtime.debs) + "COPY --from=wheels /image /\n" + stand_ins +
          fmt::format(
-             "COPY --from=wheels /image /\n"
              "COPY --from=wheels /builder /\n"
              "COPY runtime /src/runtime\n"
              "COPY toolkit /src/toolkit\n"
@@ -180,6 +173,14 @@ Result<std::string> ImageStage(const ImagePlan& plan) {
       text += fmt::format("RUN mkdir -p {}\n", Quoted("/" + name.substr(0, slash)));
     }
     text += WriteLines(Quoted("/" + name), lines);
+    if (content.starts_with("#!")) text += fmt::format("RUN chmod 755 {}\n", Quoted("/" + name));
+  }
+  if (FindKind(plan, "bytecode") != nullptr) {
+    // Exit code 1: some files are templates, which nothing can compile.
+    text += fmt::format(
+        "RUN python3 -m compileall -qq -j 0 --invalidation-mode unchecked-hash \\\n"
+        "      -x '/tests?/|/torch/testing/_internal/' /{} || test $? = 1\n",
+        FindKind(plan, "runtime")->site);
   }
   const json settings = ImageSettings(plan);
   for (const json& variable : settings["Env"]) {
@@ -208,7 +209,8 @@ Result<std::string> RenderDockerfile(const Project& project, const ImagePlan& pl
   std::string text = fmt::format(
       "# {0}:{1}-{2} of envkit.lock {3:.12}, for docker build without envkit. Written by\n"
       "#   envkit render dockerfile --profile {1} --variant {2}\n"
-      "# The context is a directory with envkit's runtime/ and toolkit/, such as its source:\n"
+      "# The context is a directory with envkit's images/, runtime/ and toolkit/, such as its "
+      "source:\n"
       "#   docker build -t {0}:{1}-{2} -f Dockerfile DIRECTORY\n"
       "# Debian's mirrors keep their newest versions alone. For a lock that is older, name a "
       "snapshot:\n"

@@ -98,6 +98,11 @@ std::string WithInterpreter(std::string_view script) {
   return fmt::format("#!{}{}{}", kPython, rest, script.substr(end));
 }
 
+std::string LeftOutDistInfo(std::string_view wheel_file) {
+  const std::size_t version_end = wheel_file.find('-', wheel_file.find('-') + 1);
+  return fmt::format("{}.dist-info", wheel_file.substr(0, version_end));
+}
+
 std::string LeftOutMetadata(const std::string& name, const std::string& version) {
   return fmt::format(
       "Metadata-Version: 2.1\n"

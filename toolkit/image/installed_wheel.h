@@ -23,7 +23,8 @@ std::string ScriptText(const ConsoleScript& script);
 // A file of NAME.data/scripts: "#!python" becomes the image's Python.
 std::string WithInterpreter(std::string_view script);
 
-// METADATA of a wheel that is not in the image.
+// "NAME-VERSION.dist-info" and METADATA of a wheel that is not in the image.
+std::string LeftOutDistInfo(std::string_view wheel_file);
 std::string LeftOutMetadata(const std::string& name, const std::string& version);
 
 }  // namespace envkit

@@ -1,7 +1,5 @@
 #include <fmt/format.h>
 
-#include <algorithm>
-
 #include "base/digest.h"
 #include "base/files.h"
 #include "image/installed_wheel.h"
@@ -17,9 +15,7 @@ namespace {
 // pip check and importlib.metadata find what torch asks for.
 Result<void> WriteMetadata(const LockedWheel& wheel, const std::string& site,
                            const fs::path& tree) {
-  const std::size_t version_end = wheel.file.find('-', wheel.file.find('-') + 1);
-  const std::string directory =
-      fmt::format("{}/{}.dist-info", site, wheel.file.substr(0, version_end));
+  const std::string directory = fmt::format("{}/{}", site, LeftOutDistInfo(wheel.file));
   std::vector<RecordedFile> recorded;
   for (const auto& [name, text] : {std::pair<std::string, std::string>{"INSTALLER", "envkit\n"},
                                    std::pair<std::string, std::string>{
@@ -34,6 +30,13 @@ Result<void> WriteMetadata(const LockedWheel& wheel, const std::string& site,
 
 }  // namespace
 
+std::string CudnnOf(const LayerPlan& no_cuda) {
+  for (const LockedWheel& wheel : no_cuda.left_out) {
+    if (wheel.name.starts_with("nvidia-cudnn")) return wheel.version;
+  }
+  return "0.0.0";
+}
+
 Result<Layer> MakeNoCudaLayer(const ImagePlan& plan, const LayerPlan& layer,
                               const BuilderPlan& builder, const Store& store, const fs::path& work,
                               const RunInRoot& run, Terminal& terminal) {
@@ -46,9 +49,6 @@ Result<Layer> MakeNoCudaLayer(const ImagePlan& plan, const LayerPlan& layer,
   for (const LockedWheel& wheel : layer.left_out) {
     ENVKIT_CHECK(WriteMetadata(wheel, layer.site, tree));
   }
-  const auto cudnn =
-      std::find_if(layer.left_out.begin(), layer.left_out.end(),
-                   [](const LockedWheel& wheel) { return wheel.name.starts_with("nvidia-cudnn"); });
   BuildSandbox sandbox = ScriptSandbox(share, tree / layer.site);
   sandbox.lower = {BuilderRoot(builder, store)};
   for (const std::string& source : layer.sources) {
@@ -56,7 +56,7 @@ Result<Layer> MakeNoCudaLayer(const ImagePlan& plan, const LayerPlan& layer,
     sandbox.lower.push_back(below);
   }
   sandbox.argv = {"/bin/sh", fmt::format("/scripts/{}", kNoCudaScript), "/" + layer.site, "/out",
-                  cudnn == layer.left_out.end() ? "0.0.0" : cudnn->version};
+                  CudnnOf(layer)};
   ENVKIT_CHECK(RunScript(run, sandbox, "making stand-ins for CUDA's libraries"));
   ENVKIT_TRY(Layer made, FinishTree(tree, layer.mtime, Modes::kPlain));
   return PublishLayer(store, layer, directory, std::move(made));

@@ -24,6 +24,10 @@ std::vector<ImagePackage> PackagesOf(const ImagePlan& plan);
 
 const LayerPlan* FindKind(const ImagePlan& plan, std::string_view kind);
 
+// The version that the libraries in a layer of the kind no-cuda say they have; "0.0.0" without
+// cuDNN.
+std::string CudnnOf(const LayerPlan& no_cuda);
+
 // What the runtime layer is compiled in: the builder's Debian tree, and a tree with those members
 // of the wheels that the image's own layers do not have (headers).
 struct BuilderPlan {

@@ -62,9 +62,10 @@ Result<void> Sign(const fs::path& file, const std::string& key) {
                key,
                "--output-signature",
                SignatureOf(file).string()};
-  // Since version 3 it writes its own kind of bundle otherwise, and asks a server how to sign.
-  for (const char* option : {"--new-bundle-format", "--use-signing-config"}) {
-    if (known.find(option) != std::string::npos) spec.argv.push_back(fmt::format("{}=false", option));
+  // Since version 2.6 or 3 it writes a bundle of its own kind otherwise, and asks a server how to
+  // sign. Version 3 still knows the first of these words, and does not say so.
+  if (known.find("--use-signing-config") != std::string::npos) {
+    spec.argv.insert(spec.argv.end(), {"--new-bundle-format=false", "--use-signing-config=false"});
   }
   spec.argv.push_back(file.string());
   spec.inherit_input = true;
