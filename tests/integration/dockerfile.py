@@ -100,4 +100,4 @@ finally:
         daemon.wait(30)
     except subprocess.TimeoutExpired:
         daemon.kill()
-    subprocess.run(f"umount -l {root}/data/overlay2 {root}/data 2>/dev/null; rm -rf {root}", shell=True)
+    subprocess.run(f"umount -l {root}/exec/netns/* {root}/data/overlay2 {root}/data 2>/dev/null; rm -rf {root}", shell=True)
