@@ -128,11 +128,12 @@ try:
 
     # A registry that wants to know who it is: the credentials of `skopeo login`, wherever those are.
     if shutil.which("skopeo"):
+        (root / "with-login").mkdir()
         (root / "htpasswd").write_text(HTPASSWD)
-        with registry(root, f"auth: {{htpasswd: {{realm: tests, path: {root}/htpasswd}}}}\n") as host:
+        with registry(root / "with-login", f"auth: {{htpasswd: {{realm: tests, path: {root}/htpasswd}}}}\n") as host:
             login = {"REGISTRY_AUTH_FILE": str(root / "auth.json")}
             push = ("image", "push", f"{host}/team/private:train-cpu", "--variant", "cpu")
-            done = support.envkit(*push, project=project, env=login, expect=1)
+            done = support.envkit(*push, project=project, env=login, expect=3)
             support.check(f"Log in once:  skopeo login {host}" in done.stderr, done.stderr)
             subprocess.run(["skopeo", "login", "--tls-verify=false", "--username", "tester", "--password-stdin", host],
                            input=PASSWORD, text=True, env=dict(os.environ, **login), check=True,
@@ -142,7 +143,7 @@ try:
                          schema="image")
             support.check(got["config_digest"] == built["config_digest"], got["config_digest"])
             done = support.envkit("image", "pull", sent["reference"], project=project, store=root / "private",
-                                  env={"REGISTRY_AUTH_FILE": str(root / "none.json")}, expect=1)
+                                  env={"REGISTRY_AUTH_FILE": str(root / "none.json")}, expect=3)
             support.check("skopeo login" in done.stderr, done.stderr)
 
     # Pruning beside a container that runs: its image stays as long as it does.

@@ -177,10 +177,11 @@ tools = support.new_directory()
 import hashlib, sys
 words = sys.argv[1:]
 value = lambda name: words[words.index(name) + 1]
-mark = hashlib.sha256(open(words[-1], "rb").read()).hexdigest()
 if words == ["sign-blob", "--help"]:
     print("    --use-signing-config=true:")
-elif words[0] == "sign-blob":
+    sys.exit()
+mark = hashlib.sha256(open(words[-1], "rb").read()).hexdigest()
+if words[0] == "sign-blob":
     assert "--new-bundle-format=false" in words and "--use-signing-config=false" in words
     assert value("--key") == "secret"
     open(value("--output-signature"), "w").write(mark)
