@@ -90,9 +90,13 @@ try:
         support.check(config[key] == want[key], f"{key}: {config[key]} and not {want[key]}")
     support.check(set(want["Env"]) <= set(config["Env"]), config["Env"])
     docker("run", "--rm", "--network=none", "rendered", "envkit-train", "--help")
-    if profile != "train":
-        said = docker("run", "--rm", "--network=none", "--user", "4711:4711", "rendered", "sh", "-c", "accelerate --help "
-                      "&& pip check && python -c 'import torch, torchvision; print(torch.ones(3).sum(), torch.__cached__)'")
+    # As a user whom the image does not know, in both.
+    TRY = {"python": "accelerate --help && pip check && python -c 'import torch, torchvision, accelerate; print(torch.ones(3).sum())'",
+           "dev": "pip check && jupyter lab --version && tensorboard --version && "
+                  "python -c 'import torch, torchvision, accelerate, bitsandbytes; print(torch.ones(3).sum())'"}
+    for one in ("rendered", image) if profile in TRY else ():
+        said = docker("run", "--rm", "--network=none", "--user", "4711:4711", one, "sh", "-c", TRY[profile])
+        print(said)
         support.check("tensor(3.)" in said and "No broken requirements" in said, said)
 finally:
     daemon.terminate()

@@ -76,7 +76,9 @@ std::string WheelStage(const ImagePlan& plan, const LayerPlan& runtime) {
   const auto add = [&](const LayerPlan& layer) {
     for (const LockedWheel& wheel : layer.wheels) {
       requirements[wheel.name] =
-          fmt::format("{}=={} --hash=sha256:{}", wheel.name, wheel.version, wheel.sha256);
+          wheel.from.empty()
+              ? fmt::format("{}=={} --hash=sha256:{}", wheel.name, wheel.version, wheel.sha256)
+              : fmt::format("{} @ {} --hash=sha256:{}", wheel.name, wheel.from, wheel.sha256);
     }
   };
   for (const LayerPlan& layer : plan.layers) {
@@ -196,6 +198,23 @@ Result<std::string> ImageStage(const ImagePlan& plan) {
   return text + fmt::format("ENTRYPOINT {}\n", settings["Entrypoint"].dump());
 }
 
+// docker build can fetch what an index or a URL has.
+Result<void> RequirePublic(const ImagePlan& plan) {
+  for (const LayerPlan& layer : plan.layers) {
+    for (const LockedWheel& wheel : layer.wheels) {
+      if (wheel.from.empty() || wheel.from.find("://") != std::string::npos) continue;
+      const bool built = wheel.from.starts_with("sdist:");
+      return Usage(
+          fmt::format("a Dockerfile cannot have {}: it {}", wheel.file,
+                      built ? "is built from source here" : "is the project's own " + wheel.from),
+          "Put the wheel on an index ([index] in envkit.toml), then envkit lock; or send the "
+          "image\n"
+          "itself:  envkit image push");
+    }
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<std::string> RenderDockerfile(const Project& project, const ImagePlan& plan) {
@@ -204,6 +223,7 @@ Result<std::string> RenderDockerfile(const Project& project, const ImagePlan& pl
                              project.environment.base),
                  "With another image as the base, docker's users begin with FROM its name.");
   }
+  ENVKIT_CHECK(RequirePublic(plan));
   ENVKIT_TRY(const std::string codename, DebianCodename(project.environment.base));
   const LayerPlan& runtime = *FindKind(plan, "runtime");
   std::string text = fmt::format(

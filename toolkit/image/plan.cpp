@@ -371,7 +371,7 @@ Result<void> AddWheelLayers(ImagePlan& plan, const Recipe& recipe, Wheels wheels
   // the others alone. Large wheels besides torch have few modules and change together with it.
   std::vector<LayerPlan> bytecode;
   const auto add = [&](const std::string& of,
-                       std::vector<const LayerPlan*> layers) -> Result<void> {
+                       const std::vector<const LayerPlan*>& layers) -> Result<void> {
     if (layers.empty()) return {};
     ENVKIT_TRY(bytecode.emplace_back(),
                BytecodeLayer(of + "-bytecode", layers, plan.layers[0].debs, site));
@@ -387,7 +387,7 @@ Result<void> AddWheelLayers(ImagePlan& plan, const Recipe& recipe, Wheels wheels
         large.push_back(&layer);
       }
     }
-    ENVKIT_CHECK(add(group, std::move(large)));
+    ENVKIT_CHECK(add(group, large));
     begin = end;
   }
   for (LayerPlan& layer : bytecode) plan.layers.push_back(std::move(layer));
