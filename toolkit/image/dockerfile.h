@@ -9,8 +9,8 @@
 
 namespace envkit {
 
-// The same plan gives the same text. kUsage where the base is not Debian, or a wheel is neither on an
-// index nor behind a URL.
+// The same plan gives the same text. kUsage where the base is not Debian, or a wheel is neither on
+// an index nor behind a URL.
 Result<std::string> RenderDockerfile(const Project& project, const ImagePlan& plan);
 
 }  // namespace envkit
