@@ -12,8 +12,9 @@ import base64
 import configparser
 import fnmatch
 import hashlib
+import io
 import os
-import shutil
+import re
 import sys
 import zipfile
 
@@ -39,7 +40,7 @@ def place(name, member):
 
 def commands(text):
     """name → script"""
-    parser = configparser.ConfigParser(delimiters="=", interpolation=None, strict=False)
+    parser = configparser.ConfigParser(delimiters="=", allow_no_value=True, interpolation=None, strict=False)
     parser.optionxform = str
     parser.read_string(text)
     found = {}
@@ -63,22 +64,20 @@ class Wheel:
         self.out, self.recorded = out, {}  # path → (digest, size)
 
     def write(self, path, source, mode):
-        target = f"{self.out}/{path}"
+        target, digest, size = f"{self.out}/{path}", hashlib.sha256(), 0
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with open(target, "wb") as file:
-            shutil.copyfileobj(source, file, 1 << 20)
-        with open(target, "rb") as file:
-            self.recorded[path] = hashlib.file_digest(file, "sha256").digest(), os.path.getsize(target)
+            while block := source.read(1 << 20):
+                file.write(block)
+                digest.update(block)
+                size += len(block)
         base = os.path.basename(path)
         library = base.endswith(".so") or ".so." in base
         os.chmod(target, 0o755 if mode & 0o111 or library else 0o644)
+        self.recorded[path] = digest.digest(), size
 
     def text(self, path, text, mode=0o644):
-        os.makedirs(os.path.dirname(f"{self.out}/{path}"), exist_ok=True)
-        with open(f"{self.out}/{path}", "wb") as file:
-            file.write(text.encode())
-        os.chmod(f"{self.out}/{path}", mode)
-        self.recorded[path] = hashlib.sha256(text.encode()).digest(), len(text.encode())
+        self.write(path, io.BytesIO(text.encode()), mode)
 
     def finish(self, dist_info):
         lines = [line_of_record(path, *what) for path, what in sorted(
@@ -104,9 +103,9 @@ def install(out, name, file, patterns):
             path, mode = place(name, member), info.external_attr >> 16
             if path.startswith("usr/local/bin/"):
                 mode = 0o755
-                if info.file_size <= 1_000_000 and archive.read(info).startswith(b"#!python"):
-                    first, end, rest = archive.read(info).decode().partition("\n")
-                    wheel.text(path, PYTHON + first.removeprefix("#!pythonw").removeprefix("#!python") + end + rest, 0o755)
+                if info.file_size <= 1_000_000:
+                    script = re.sub(rb"\A#!python[^ \r\n]*", PYTHON.encode(), archive.read(info))
+                    wheel.write(path, io.BytesIO(script), mode)
                     continue
             with archive.open(info) as source:
                 wheel.write(path, source, mode)

@@ -178,7 +178,8 @@ Result<std::string> ImageStage(const ImagePlan& plan) {
     if (content.starts_with("#!")) text += fmt::format("RUN chmod 755 {}\n", Quoted("/" + name));
   }
   if (FindKind(plan, "bytecode") != nullptr) {
-    // Exit code 1: some files are templates, which nothing can compile.
+    // Without what compile-bytecode.py leaves out. Exit code 1: some files are templates, which
+    // nothing can compile.
     text += fmt::format(
         "RUN python3 -m compileall -qq -j 0 --invalidation-mode unchecked-hash \\\n"
         "      -x '/tests?/|/torch/testing/_internal/' /{} || test $? = 1\n",

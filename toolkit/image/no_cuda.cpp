@@ -30,13 +30,6 @@ Result<void> WriteMetadata(const LockedWheel& wheel, const std::string& site,
 
 }  // namespace
 
-std::string CudnnOf(const LayerPlan& no_cuda) {
-  for (const LockedWheel& wheel : no_cuda.left_out) {
-    if (wheel.name.starts_with("nvidia-cudnn")) return wheel.version;
-  }
-  return "0.0.0";
-}
-
 Result<Layer> MakeNoCudaLayer(const ImagePlan& plan, const LayerPlan& layer,
                               const BuilderPlan& builder, const Store& store, const fs::path& work,
                               const RunInRoot& run, Terminal& terminal) {

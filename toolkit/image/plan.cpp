@@ -518,6 +518,13 @@ const LayerPlan* FindKind(const ImagePlan& plan, std::string_view kind) {
   return nullptr;
 }
 
+std::string CudnnOf(const LayerPlan& no_cuda) {
+  for (const LockedWheel& wheel : no_cuda.left_out) {
+    if (wheel.name.starts_with("nvidia-cudnn")) return wheel.version;
+  }
+  return "0.0.0";
+}
+
 BuilderPlan PlanBuilder(const ImagePlan& plan) {
   const LayerPlan& runtime = *FindKind(plan, "runtime");
   BuilderPlan builder;
