@@ -4,12 +4,13 @@
     bench/build.py [--profile python] [--variant cuda] [--runs N] [--store DIR]
 
 The same wheels (the image's own, by name, version and hash) for all of them, interleaved. What each
-may have beforehand: envkit the downloads, the OS and the runtime layer in a store of its own; docker
-the OS layer as base image, a server on loopback that has every wheel (so no peer waits for a
-network), and for uv a warm cache mount. The wheels are in the page cache. Each way ends when `true`
-has run in a container of the new image. Nothing is removed before the end: for five minutes ext4
-looks at every inode that was freed before it takes one, which is a third of the time then. Needs root
-(a dockerd of its own) and, for the cuda variant, 25 GB of disk for each run.
+may have beforehand: envkit the downloads, the OS and the runtime layer in a store of its own, and the
+project's data (docker's images have none); docker the OS layer as base image, a server on loopback
+that has every wheel (so no peer waits for a network), and for uv a warm cache mount. The wheels are
+in the page cache. Each way ends when `true` has run in a container of the new image. Nothing is
+removed before the end: for five minutes ext4 looks at every inode that was freed before it takes one,
+which is a third of the time then. Needs root (a dockerd of its own) and, for the cuda variant, 25 GB
+of disk for each run.
 """
 
 import argparse
@@ -68,10 +69,12 @@ def build(store):
 
 
 def small_store(store):
-    """Hard links to the downloads, and to the layers that are not made of wheels."""
+    """Hard links to the downloads, the data, and the layers that are not made of wheels."""
     link = lambda source, target: shutil.copytree(source, target, copy_function=os.link, symlinks=True)
     store.mkdir()
     link(cache / "downloads", store / "downloads")
+    if (data / "data").exists():
+        link(data / "data", store / "data")
     (store / "keys").mkdir()
     (store / "layers").mkdir()
     for layer in (data / "layers").iterdir():
@@ -114,6 +117,8 @@ class Wheels(http.server.SimpleHTTPRequestHandler):
 
 
 image = build(arguments.store)
+call([program, "run", "--engine", "oci", "--profile", arguments.profile, "--variant", arguments.variant,
+      "--", "true"], arguments.store)  # fetches the project's data
 wheels = []
 for package in image["packages"]:
     folder = cache / "downloads" / package["sha256"]

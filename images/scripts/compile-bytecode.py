@@ -1,13 +1,16 @@
-"""Bytecode of the modules of an image: a/b.py gives OUT/a/__pycache__/b.cpython-313.pyc, unchecked by
-hash, since files of an image do not change. Packages' own tests have none.
+"""Bytecode of the modules of an image's layers, unchecked by hash, since files of an image do not
+change. Packages' own tests have none.
 
 Run by envkit's build in the image's own system:  compile-bytecode.py OUT SOURCES
-SOURCES/sources is all modules, one after the other, and SOURCES/index a line "SIZE PATH" for each.
+SOURCES/sources is all modules, one after the other, and SOURCES/index a line "LAYER SIZE PATH" for each,
+with LAYER a number. OUT/LAYER/ gets files that hold "SIZE PATH\n" and SIZE bytes for each module: what
+belongs at a/__pycache__/b.cpython-313.pyc for a/b.py. Few large files, since envkit writes the layers'.
+A line "done LAYER" says that a layer's are all there.
 
 What marshal writes depends on what else the process has seen (which strings are interned, and how
-often something is referred to). Therefore each share of the files, by names and sizes alone, is compiled
-in order by a process of its own, forked before anything was compiled: the same bytes come out however
-many run at the same time.
+often something is referred to). Therefore each share of a layer's files, by names and sizes alone, is
+compiled in order by a process of its own, forked before anything was compiled: the same bytes come out
+however many run at the same time, and whichever other layers are compiled in the same run.
 """
 
 import gc
@@ -25,35 +28,55 @@ SHARE_SIZE = 1_000_000  # bytes of modules; less is not worth a process
 def compile_share(out, sources, share):
     warnings.simplefilter("ignore")
     gc.disable()
-    for name, offset, size in share:
-        source = os.pread(sources, size, offset)
-        try:
-            code = compile(source, "/" + name, "exec", dont_inherit=True)
-        except (SyntaxError, UnicodeError, ValueError, RecursionError):
-            continue  # templates and tests of parsers; Python itself would say so on import
-        # py_compile does this too, and three system calls more for each file: OUT is new and ours alone.
-        target = os.path.join(out, importlib.util.cache_from_source(name))
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        with open(target, "xb", buffering=0) as file:
-            file.write(_code_to_hash_pyc(code, importlib.util.source_hash(source), False))
+    with open(out, "xb") as file:
+        for name, offset, size in share:
+            source = os.pread(sources, size, offset)
+            try:
+                code = compile(source, "/" + name, "exec", dont_inherit=True)
+            except (SyntaxError, UnicodeError, ValueError, RecursionError):
+                continue  # templates and tests of parsers; Python itself would say so on import
+            # py_compile does this too, and writes a file for each.
+            bytecode = _code_to_hash_pyc(code, importlib.util.source_hash(source), False)
+            path = os.fsencode(importlib.util.cache_from_source(name))
+            file.write(b"%d %s\n" % (len(bytecode), path))
+            file.write(bytecode)
 
 
 def modules(index):
-    """(path, offset, size) of each module."""
+    """{layer: [(path, offset, size) of each module]}"""
+    layers = {}
     offset = 0
     for line in index:
-        size, path = line.rstrip(b"\n").split(b" ", 1)
+        layer, size, path = line.rstrip(b"\n").split(b" ", 2)
         name = os.fsdecode(path)
         # A third of all bytecode, which nothing that starts up ever loads.
         directories = name.split("/")[:-1]
         if not {"test", "tests"}.intersection(directories) and "/torch/testing/_internal/" not in name:
-            yield name, offset, int(size)
+            layers.setdefault(int(layer), []).append((name, offset, int(size)))
         offset += int(size)
+    return layers
 
 
-def wait():
-    if os.waitstatus_to_exitcode(os.wait()[1]) != 0:
+def bytes_of(share):
+    return sum(size for _, _, size in share)
+
+
+def shares_of(layer):
+    count = min(SHARES, bytes_of(layer) // SHARE_SIZE + 1)
+    shares = [[] for _ in range(count)]
+    for module in layer:
+        shares[zlib.crc32(os.fsencode(module[0])) % count].append(module)
+    return shares
+
+
+def wait(running, left):
+    pid, status = os.wait()
+    layer = running.pop(pid)
+    if os.waitstatus_to_exitcode(status) != 0:
         sys.exit("a process that compiled modules failed")
+    left[layer] -= 1
+    if left[layer] == 0:
+        print("done", layer, flush=True)
 
 
 def give_way():
@@ -71,25 +94,24 @@ def give_way():
 def main(out, directory):
     give_way()
     with open(f"{directory}/index", "rb") as index:
-        all_modules = list(modules(index))
-    count = min(SHARES, sum(size for _, _, size in all_modules) // SHARE_SIZE + 1)
-    shares = [[] for _ in range(count)]
-    for module in all_modules:
-        shares[zlib.crc32(os.fsencode(module[0])) % count].append(module)
+        layers = modules(index)
     sources = os.open(f"{directory}/sources", os.O_RDONLY)
-    running = 0
-    # The longest first, so that none is left over at the end.
-    shares.sort(key=lambda share: -sum(size for _, _, size in share))
-    for share in shares:
-        if running == os.process_cpu_count():
-            wait()
-            running -= 1
-        if os.fork() == 0:
-            compile_share(out, sources, share)
-            os._exit(0)
-        running += 1
-    for _ in range(running):
-        wait()
+    running = {}  # pid → layer
+    left = {}  # layer → shares that are not compiled yet
+    # Of layers and of shares the longest first, so that little is left over at the end.
+    for number, layer in sorted(layers.items(), key=lambda item: -bytes_of(item[1])):
+        shares = sorted(shares_of(layer), key=lambda share: -bytes_of(share))
+        left[number] = len(shares)
+        for place, share in enumerate(shares):
+            if len(running) == os.process_cpu_count():
+                wait(running, left)
+            pid = os.fork()
+            if pid == 0:
+                compile_share(f"{out}/{number}/{place}", sources, share)
+                os._exit(0)
+            running[pid] = number
+    while running:
+        wait(running, left)
 
 
 main(sys.argv[1], sys.argv[2])

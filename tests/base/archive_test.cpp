@@ -9,6 +9,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include <zip.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+#endif
 
 #include <fstream>
 #include <random>
@@ -205,6 +209,28 @@ TEST_CASE("a zip's contents are what it declares") {
         "error: bad.whl: reading bomb: it holds fewer bytes than the 1000003 that it declares" +
             next);
 }
+
+#if defined(__x86_64__)
+// Which parts of the registers' state hold something (XGETBV with ECX=1).
+__attribute__((target("xsave"))) unsigned long long StateInUse() { return _xgetbv(1); }
+
+TEST_CASE("reading a zip leaves no upper half of a vector register in use") {
+  constexpr unsigned kXgetbvWithEcx1 = 1u << 2;
+  constexpr unsigned long long kUpperHalves = 1u << 2 | 1u << 6;  // of YMM and of ZMM0 to 15
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (__get_cpuid_count(0xd, 1, &a, &b, &c, &d) == 0 || (a & kXgetbvWithEcx1) == 0) return;
+  const Scratch scratch;
+  MakeZip(scratch / "a.whl", {{"a", std::string(100'000, 'a'), 0}});
+  const auto zip = ZipReader::Open(scratch / "a.whl");
+  REQUIRE(zip);
+  unsigned long long in_use = 0;
+  REQUIRE(zip->Read(zip->entries()[0], [&](const char*, std::size_t) -> Result<void> {
+    in_use |= StateInUse();
+    return {};
+  }));
+  CHECK((in_use & kUpperHalves) == 0);
+}
+#endif
 
 TEST_CASE("what is no zip says so") {
   const Scratch scratch;

@@ -125,7 +125,8 @@ TEST_CASE("the child's exit code, its signal, its output") {
     const auto run = [&](const std::function<void()>& child) {
       output.clear();
       return RunIsolated(
-                 options, [&](Isolated& isolated) { return isolated.RunChild(child); }, &output)
+                 options, [&](Isolated& isolated) { return isolated.RunChild(child); },
+                 [&](std::string_view text) { output += text; })
           .value();
     };
     CHECK(run([] { execlp("sh", "sh", "-c", "echo out; echo err >&2; exit 9", nullptr); }) == 9);

@@ -100,6 +100,25 @@ TEST_CASE("a sandbox passes the exit code on and captures the output") {
   CHECK(Run(Script("kill -9 $$")).exit_code == 137);
 }
 
+TEST_CASE("what a sandbox's command says is heard while it runs") {
+  if (!NamespacesAllowed()) return;
+  const Scratch shared;
+  REQUIRE(chmod(shared.path().c_str(), 0755) == 0);
+  SandboxSpec spec = Script(
+      "echo first; i=0; until test -e /shared/heard; do sleep 0.01; i=$((i+1)); "
+      "test $i = 1000 && exit 3; done; echo second");
+  spec.mounts = {{shared.path(), "/shared", true}};
+  std::string heard;
+  spec.heard = [&](std::string_view text) {
+    heard += text;
+    if (heard == "first\n") REQUIRE(WriteFileAtomic(shared / "heard", ""));
+  };
+  const auto result = Run(spec);
+  CHECK(result.exit_code == 0);
+  CHECK(result.output == "first\nsecond\n");
+  CHECK(heard == result.output);
+}
+
 TEST_CASE("a sandbox's upper layer is thrown away") {
   if (!NamespacesAllowed()) return;
   const auto result = Run(Script("echo new > /new; echo upper > /etc/motd; cat /new /etc/motd"));

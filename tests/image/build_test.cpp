@@ -361,20 +361,20 @@ TEST_CASE("bytecode is made from the wheels or from layers that are there: each 
   const RunInRoot run = [&](const BuildSandbox& sandbox) -> Result<BuildSandboxResult> {
     index = ReadFile(HostPath(sandbox, "/src") / "index").value();
     sources = ReadFile(HostPath(sandbox, "/src") / "sources").value();
-    WriteFiles(HostPath(sandbox, "/out"), {{"compiled", index + sources}});
+    WriteFiles(HostPath(sandbox, "/out") / "0", {{"0", "4 a/__pycache__/one.pyc\none!"}});
     return BuildSandboxResult{};
   };
   Screen screen;
   const auto made = [&](const std::string& key) {
     bytecode.key = key;
-    const auto layer = MakeBytecodeLayer(plan, bytecode, contents, world.store,
-                                         world.scratch / "work", run, screen.terminal);
-    REQUIRE_MESSAGE(layer, layer.error().Text());
-    return layer->diff_id;
+    const auto done = MakeBytecodeLayers(plan, {&bytecode}, contents, world.store,
+                                         world.scratch / key, run, screen.terminal);
+    REQUIRE_MESSAGE(done, done.error().Text());
+    return FindLayer(world.store, key, bytecode.what).value().diff_id;
   };
   const std::string from_wheels = made("wheels");
   const std::string site = "usr/local/lib/python3.13/dist-packages/";
-  CHECK(index == "4 " + site + "one.py\n2 " + site + "shared.py\n");
+  CHECK(index == "0 4 " + site + "one.py\n0 2 " + site + "shared.py\n");
   CHECK(sources == "one\ns\n");
 
   const LayerPlan& layer = plan.layers[plan.layers.size() - 2];
@@ -387,13 +387,96 @@ TEST_CASE("bytecode is made from the wheels or from layers that are there: each 
   index.clear();
   CHECK(made("mixed") == from_wheels);
   CHECK(!index.empty());
+  index.clear();
+  CHECK(made("mixed") == from_wheels);  // which is there
+  CHECK(index.empty());
 
   contents.erase("two");  // which the store does not have
   bytecode.key = "none";
-  CHECK(TextOf(MakeBytecodeLayer(plan, bytecode, contents, world.store, world.scratch / "work", run,
-                                 screen.terminal)) ==
+  CHECK(TextOf(MakeBytecodeLayers(plan, {&bytecode}, contents, world.store, world.scratch / "none",
+                                  run, screen.terminal)) ==
         fmt::format("error: the layer two vanished from {} during the build\n  Build again.\n",
                     world.store.data.string()));
+}
+
+namespace {
+
+// Layers of bytecode without sources: what is in them is what the run leaves.
+struct Bytecode {
+  World world;
+  Screen screen;
+  ImagePlan plan = world.Plan();
+  std::vector<LayerPlan> layers = std::vector<LayerPlan>(3);
+  Bytecode() {
+    world.ProvideSystems(plan);
+    for (std::size_t at = 0; at < layers.size(); ++at) {
+      layers[at].what = layers[at].key = std::string("layer-") + static_cast<char>('0' + at);
+      layers[at].mtime = 1;
+    }
+  }
+  Result<void> Make(const RunInRoot& run) {
+    return MakeBytecodeLayers(plan, {&layers[2], &layers[0], &layers[1]}, {}, world.store,
+                              world.scratch / "work", run, screen.terminal);
+  }
+  std::optional<Layer> Made(std::size_t at) {
+    return FindLayer(world.store, layers[at].key, layers[at].what);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a layer of bytecode is written when its modules are compiled, as its tree would be") {
+  Bytecode bytecode;
+  REQUIRE(bytecode.Make([&](const BuildSandbox& sandbox) -> Result<BuildSandboxResult> {
+    const fs::path out = HostPath(sandbox, "/out");
+    WriteFiles(out / "1", {{"0", "1 b/__pycache__/x.pyc\nX0 empty.pyc\n"},
+                           {"1", "2 b-c.pyc\n\n\n3 b/a.pyc\n4 b"}});
+    sandbox.heard("a warning\ndo");
+    CHECK(!bytecode.Made(1));
+    sandbox.heard("ne 1\ndone 7\ndone \n");
+    CHECK(bytecode.Made(1));
+    CHECK(!bytecode.Made(0));
+    sandbox.heard("done 1\n");
+    WriteFiles(out / "2", {{"0", "1 y.pyc\nY"}});
+    return BuildSandboxResult{};
+  }));
+  // The same as of a tree.
+  const fs::path tree = bytecode.world.scratch / "tree/fs";
+  WriteFiles(
+      tree,
+      {{"b/__pycache__/x.pyc", "X"}, {"empty.pyc", ""}, {"b-c.pyc", "\n\n"}, {"b/a.pyc", "4 b"}});
+  const auto of_tree = FinishTree(tree, 1, Modes::kPlain);
+  REQUIRE(of_tree);
+  const Layer layer = bytecode.Made(1).value();
+  CHECK(layer.diff_id == of_tree->diff_id);
+  CHECK(layer.bytes == of_tree->bytes);
+  CHECK(ReadFile(layer.tree / "b-c.pyc").value() == "\n\n");
+  CHECK(ReadFile(layer.tree.parent_path() / "manifest").value() ==
+        ReadFile(tree.parent_path() / "manifest").value());
+  CHECK(fs::is_empty(bytecode.Made(0).value().tree));
+  CHECK(ReadFile(bytecode.Made(2).value().tree / "y.pyc").value() == "Y");
+}
+
+TEST_CASE("what a compiler of bytecode leaves is not believed; a failing one is quoted") {
+  for (const char* share : {"1 a.pyc", "2 a.pyc\nA", "x a.pyc\nA", "1a.pyc\nA", "1 ../a.pyc\nA",
+                            "1 \nA", "\n", "-1 a.pyc\nA", "99999999999999999999 a.pyc\nA"}) {
+    CAPTURE(share);
+    Bytecode bytecode;
+    CHECK(TextOf(bytecode.Make([&](const BuildSandbox& sandbox) -> Result<BuildSandboxResult> {
+            WriteFiles(HostPath(sandbox, "/out") / "0", {{"0", share}});
+            sandbox.heard("done 0\ndone 1\n");
+            return BuildSandboxResult{};
+          })) == "error: " + (bytecode.world.scratch / "work/bytecode/out/0/0").string() +
+                     " is damaged\n");
+    CHECK(!bytecode.Made(0));
+    CHECK(!bytecode.Made(1));
+  }
+  Bytecode bytecode;
+  CHECK(TextOf(bytecode.Make([&](const BuildSandbox&) -> Result<BuildSandboxResult> {
+          return BuildSandboxResult{1, "MemoryError\na process that compiled modules failed\n"};
+        })) ==
+        "error: compiling Python's modules: exit code 1\n"
+        "  MemoryError\n  a process that compiled modules failed\n");
 }
 
 }  // namespace envkit

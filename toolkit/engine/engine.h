@@ -43,7 +43,8 @@ struct SandboxSpec {
   std::vector<std::string> argv;
   std::map<std::string, std::string> env;
   std::string workdir = "/";
-  bool capture = true;  // stdout and stderr together, else inherited
+  bool capture = true;                               // stdout and stderr together, else inherited
+  std::function<void(std::string_view)> heard = {};  // what is captured, while it comes
 };
 struct SandboxResult {
   int exit_code = 0;

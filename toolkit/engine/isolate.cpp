@@ -235,7 +235,8 @@ class IsolatedRunner {
 };
 
 Result<int> RunIsolated(const IsolateOptions& options,
-                        const std::function<Result<int>(Isolated&)>& body, std::string* captured) {
+                        const std::function<Result<int>(Isolated&)>& body,
+                        const std::function<void(std::string_view)>& heard) {
   int control[2], output[2] = {-1, -1};
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) != 0)
     return Fail(ErrnoText("socketpair"));
@@ -278,7 +279,7 @@ Result<int> RunIsolated(const IsolateOptions& options,
       char buffer[65536];
       ssize_t got = read(output[0], buffer, sizeof buffer);
       if (got <= 0 && errno != EINTR) reading = false;
-      if (got > 0 && captured) captured->append(buffer, static_cast<std::size_t>(got));
+      if (got > 0 && heard) heard({buffer, static_cast<std::size_t>(got)});
     }
     signalfd_siginfo info{};
     while (read(signals, &info, sizeof info) == sizeof info) {
@@ -307,7 +308,7 @@ Result<int> RunIsolated(const IsolateOptions& options,
   if (!result && result.error().what == kNoProc && options.pid_namespace) {
     IsolateOptions without = options;
     without.pid_namespace = false;
-    return RunIsolated(without, body, captured);
+    return RunIsolated(without, body, heard);
   }
   return result;
 }

@@ -13,6 +13,7 @@
 #include <filesystem>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/result.h"
@@ -47,10 +48,10 @@ class Isolated {
 };
 
 // Runs BODY as init and returns its result. SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 are passed
-// on meanwhile. CAPTURED gets the output with options.capture.
+// on meanwhile. HEARD gets the output with options.capture, in pieces and on this thread.
 Result<int> RunIsolated(const IsolateOptions& options,
                         const std::function<Result<int>(Isolated&)>& body,
-                        std::string* captured = nullptr);
+                        const std::function<void(std::string_view)>& heard = {});
 
 // For bodies. A private tmpfs over /sys/fs/cgroup, which becomes the working directory: crun 1.8
 // refuses hybrid cgroups and takes an empty directory; and no user mounts anything from there.

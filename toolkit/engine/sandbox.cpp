@@ -180,7 +180,10 @@ Result<SandboxResult> RunInSandbox(const SandboxSpec& spec) {
     });
   };
   SandboxResult result;
-  auto code = RunIsolated(options, body, &result.output);
+  auto code = RunIsolated(options, body, [&](std::string_view text) {
+    result.output += text;
+    if (spec.heard) spec.heard(text);
+  });
   if (!code) return Wrap(std::move(code).error(), "running " + spec.argv[0] + " in a sandbox");
   result.exit_code = *code;
   return result;

@@ -7,6 +7,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/result.h"
@@ -63,6 +64,8 @@ struct BuildSandbox {
   std::map<std::string, std::string> env;
   std::string workdir = "/";
   bool capture = true;
+  // Its output while it runs, in pieces; on the thread that runs it, which waits meanwhile.
+  std::function<void(std::string_view)> heard = {};
 };
 struct BuildSandboxResult {
   int exit_code = 0;

@@ -190,9 +190,6 @@ struct Part {
 // Other parts wait for it, or it takes long itself.
 constexpr std::uint64_t kLong = UINT64_MAX;
 
-// Of bytecode, at a time: one writes its layer while the other compiles.
-constexpr std::size_t kCompilers = 2;
-
 // The largest first, so that none is left over at the end. What a part is made from is among PARTS
 // or in the store.
 std::vector<Step> Ordered(std::vector<Part> parts) {
@@ -228,20 +225,34 @@ struct WheelParts {
 // Nothing is written before it is known that all of it fits.
 Result<void> OpenWheelParts(const ImagePlan& plan, const BuilderPlan& builder,
                             const MissingParts& missing, const Store& store, WheelParts& parts) {
-  std::vector<OwnedFile> owned;
+  std::vector<const LayerPlan*> layers;
   for (const LayerPlan& layer : plan.layers) {
-    if (layer.kind != "wheel") continue;
-    std::vector<OwnedFile> files;
-    if (const auto there = FindLayer(store, layer.key, layer.what)) {
-      ENVKIT_TRY(files, OwnedFiles(*there));
-    } else {
-      ENVKIT_TRY(WheelContent content, OpenWheels(layer, store));
-      parts.bytes += content.bytes;
-      const auto kept = parts.contents.emplace(layer.key, std::move(content)).first;
-      files = OwnedFiles(layer, kept->second);
+    if (layer.kind == "wheel") layers.push_back(&layer);
+  }
+  std::vector<std::vector<OwnedFile>> files(layers.size());
+  std::vector<std::optional<WheelContent>> contents(layers.size());
+  std::vector<Task> opening;
+  for (std::size_t index = 0; index < layers.size(); ++index) {
+    opening.push_back([&, index]() -> Result<void> {
+      if (const auto there = FindLayer(store, layers[index]->key, layers[index]->what)) {
+        ENVKIT_TRY(files[index], OwnedFiles(*there));
+      } else {
+        ENVKIT_TRY(contents[index], OpenWheels(*layers[index], store));
+      }
+      return {};
+    });
+  }
+  ENVKIT_CHECK(RunParallel(opening, ProbeHost().cpus));
+  std::vector<OwnedFile> owned;
+  for (std::size_t index = 0; index < layers.size(); ++index) {
+    if (contents[index]) {
+      parts.bytes += contents[index]->bytes;
+      const auto kept =
+          parts.contents.emplace(layers[index]->key, std::move(*contents[index])).first;
+      files[index] = OwnedFiles(*layers[index], kept->second);
     }
-    owned.insert(owned.end(), std::make_move_iterator(files.begin()),
-                 std::make_move_iterator(files.end()));
+    owned.insert(owned.end(), std::make_move_iterator(files[index].begin()),
+                 std::make_move_iterator(files[index].end()));
   }
   ENVKIT_CHECK(RejectCollisions(owned));
   if (missing.builder_torch) {
@@ -343,7 +354,7 @@ Result<void> MakeParts(const Project& project, const ImagePlan& plan, const Buil
   Activity activity(terminal, total);
   const Maker maker{store, work.path(), terminal, activity, project.root};
   std::vector<Part> parts;
-  std::vector<std::string> bytecode;  // keys
+  std::vector<const LayerPlan*> bytecode;
   if (missing.builder_root) {
     parts.push_back({builder.root_key, {}, kLong, [&] { return maker.BuilderRoot(builder); }});
   }
@@ -369,18 +380,8 @@ Result<void> MakeParts(const Project& project, const ImagePlan& plan, const Buil
         return Done(MakeRecipeLayer(*layer, store, work.path(), terminal));
       };
     } else if (layer->kind == "bytecode") {
-      part.from = {plan.layers.front().key};
-      // Each compiles on all processors, so few at a time.
-      if (bytecode.size() >= kCompilers)
-        part.from.push_back(bytecode[bytecode.size() - kCompilers]);
-      bytecode.push_back(layer->key);
-      part.make = [&, layer] {
-        activity.Begin(layer->what);
-        const auto made =
-            MakeBytecodeLayer(plan, *layer, wheels.contents, store, work.path(), run, terminal);
-        activity.End(layer->what);
-        return Done(made);
-      };
+      bytecode.push_back(layer);
+      continue;
     } else if (layer->kind == "no-cuda") {
       part.from = layer->sources;
       part.from.push_back(builder.root_key);
@@ -400,10 +401,18 @@ Result<void> MakeParts(const Project& project, const ImagePlan& plan, const Buil
     }
     parts.push_back(std::move(part));
   }
-  // Twice as many as processors: half of them wait for the disk, past the page cache. Those that
-  // wait for bytecode's compilers have threads besides.
-  const std::size_t waiting = std::min(bytecode.size(), kCompilers);
-  return RunSteps(Ordered(std::move(parts)), 2 * ProbeHost().cpus + static_cast<int>(waiting));
+  if (!bytecode.empty()) {
+    parts.push_back({"bytecode", {plan.layers.front().key}, kLong, [&] {
+                       activity.Begin("bytecode");
+                       auto made = MakeBytecodeLayers(plan, bytecode, wheels.contents, store,
+                                                      work.path(), run, terminal);
+                       activity.End("bytecode");
+                       return made;
+                     }});
+  }
+  // Twice as many as processors: half of them wait for the disk, past the page cache. The one that
+  // waits for bytecode's compiler is there besides.
+  return RunSteps(Ordered(std::move(parts)), 2 * ProbeHost().cpus + (bytecode.empty() ? 0 : 1));
 }
 
 Result<Layer> MadeLayer(const LayerPlan& layer, const Store& store) {

@@ -2,6 +2,7 @@
 // one go; then each part is made as soon as those are there that it is made from.
 #pragma once
 
+#include <filesystem>
 #include <map>
 #include <string>
 #include <vector>
@@ -64,7 +65,10 @@ using WheelContents = std::map<std::string, WheelContent>;
 
 // Layers that a script of images/scripts makes out of others: of those that are in the store or,
 // for bytecode, among CONTENTS.
-Result<Layer> MakeBytecodeLayer(const ImagePlan& plan, const LayerPlan& layer,
+
+// The bytecode of LAYERS: compiled in one run, so that all processors are busy to its end, and
+// written each when its modules are compiled.
+Result<void> MakeBytecodeLayers(const ImagePlan& plan, std::vector<const LayerPlan*> layers,
                                 const WheelContents& contents, const Store& store,
                                 const std::filesystem::path& work, const RunInRoot& run,
                                 Terminal& terminal);

@@ -101,6 +101,7 @@ Result<BuildSandboxResult> RunInBuildSandbox(const BuildSandbox& sandbox) {
   spec.env = sandbox.env;
   spec.workdir = sandbox.workdir;
   spec.capture = sandbox.capture;
+  spec.heard = sandbox.heard;
   ENVKIT_TRY(SandboxResult result, RunInSandbox(spec));
   return BuildSandboxResult{result.exit_code, std::move(result.output)};
 }
