@@ -9,6 +9,8 @@
 #include <random>
 
 #include "base/archive.h"
+#include "base/process.h"
+#include "host/facts.h"
 #include "image/base_image.h"
 #include "image/registry.h"
 #include "image/stored_image.h"
@@ -158,6 +160,32 @@ TEST_CASE("archives of both formats, and layers that the other side has") {
   CHECK(!fs::exists(sender.scratch / "known/blobs/sha256" / digest));
 }
 
+TEST_CASE("what is no place for an image, and no name to push it to") {
+  Sender sender;
+  const auto save = [&](const fs::path& target, ArchiveFormat format,
+                        const std::vector<SourceFile>& sources = {}) {
+    return TextOf(SaveImage(sender.image, sender.store, target, format, Compression::kZstd, sources,
+                            sender.quiet.terminal));
+  };
+  const fs::path directory = sender.scratch / "full";
+  REQUIRE(WriteFileAtomic(directory / "file", "kept"));
+  CHECK(save(directory, ArchiveFormat::kDocker) ==
+        "error: " + directory.string() +
+            ": a docker archive is a file\n  Give it a name that ends in .tar.\n");
+  CHECK(save(sender.scratch / "a.tar", ArchiveFormat::kDocker, {SourceFile()}) ==
+        "error: --with-sources goes with --format oci alone\n");
+  CHECK(save(directory, ArchiveFormat::kOci) ==
+        "error: " + directory.string() +
+            " is there already, and not empty\n  Remove it, or name another directory.\n");
+  CHECK(FilesBelow(directory).size() == 1);
+
+  auto reference = ParseReference("127.0.0.1:1/m@sha256:" + std::string(64, 'a'));
+  REQUIRE(reference);
+  CHECK(TextOf(PushImage(sender.image, *reference, sender.store, Compression::kZstd,
+                         sender.quiet.terminal)) ==
+        "error: an image is pushed to a name or a tag: its digest follows from what it is\n");
+}
+
 TEST_CASE("a stranger's layers can be kept from builds") {
   Sender sender;
   sender.Write(sender.scratch / "layout");
@@ -224,6 +252,22 @@ TEST_CASE("what is not what it says is refused, in these words") {
       config["config"]["Labels"]["dev.envkit.profile"] = "../../etc";
     });
     CHECK(TextOf(receiver.Load(layout)).find("its labels name no profile") != std::string::npos);
+  }
+  SUBCASE("several images") {
+    json index = json::parse(ReadFile(layout / "index.json").value());
+    index["manifests"].push_back(index["manifests"][0]);
+    REQUIRE(WriteFileAtomic(layout / "index.json", index.dump()));
+    CHECK(TextOf(receiver.Load(layout)) ==
+          loading + "index.json names 2 images\n  envkit loads archives of one image.\n");
+  }
+  SUBCASE("a docker archive of several images") {
+    const fs::path archive = sender.scratch / "docker.tar", tree = sender.scratch / "docker";
+    REQUIRE(MakeDirectories(tree));
+    REQUIRE(WriteFileAtomic(tree / "manifest.json", "[{}, {}]"));
+    CHECK(RunForOutput({.argv = {"tar", "-C", tree.string(), "-cf", archive.string(), "."}}));
+    CHECK(TextOf(receiver.Load(archive)) == "error: loading " + archive.string() +
+                                                ": manifest.json names no image, or several\n"
+                                                "  envkit loads archives of one image.\n");
   }
   SUBCASE("neither of the formats") {
     fs::remove(layout / "oci-layout");
@@ -354,6 +398,29 @@ TEST_CASE("an OCI image as what another stands on") {
   CHECK(plan.layers[0].debs.empty());
   world.project.environment.base.replace(4, 7, "another");  // elsewhere, the same artefact
   CHECK(world.Plan().layers[0].key == plan.layers[0].key);
+}
+
+TEST_CASE("what is no base is refused, in these words") {
+  Scratch scratch;
+  QuietTerminal quiet;
+  const fs::path layout = scratch / "layout", blobs = layout / "blobs/sha256";
+  const auto said = [&](const std::string& manifest) {
+    REQUIRE(WriteFileAtomic(blobs / Sha256Of(manifest), manifest));
+    return TextOf(MakeBaseTree("oci:layout@sha256:" + Sha256Of(manifest), scratch.path(), 0,
+                               scratch / "work", scratch / "fs", quiet.terminal));
+  };
+  CHECK(TextOf(MakeBaseTree("debian:trixie", scratch.path(), 0, scratch / "work", scratch / "fs",
+                            quiet.terminal)) ==
+        "error: base = \"debian:trixie\" is no OCI image\n");
+  CHECK(said("[]") == "error: the base's blob sha256:" + Sha256Of("[]") + " is not JSON\n");
+  CHECK(said("{\"a\": \"" + std::string(16 << 20, 'a') + "\"}") ==
+        "error: the base's manifest is too large\n");
+  CHECK(said("{}") == "error: the base has no layers\n");
+  CHECK(said("{\"layers\": 7}") == "error: the base has no layers\n");
+  CHECK(said(R"({"layers": [{"digest": "md5:0"}]})") ==
+        "error: a descriptor of the base has no sha256 digest\n");
+  CHECK(said(R"({"manifests": [1, {"digest": "sha256:0", "platform": {"os": "plan9"}}]})") ==
+        "error: the base has no image for linux/" + DebianArchitecture(HostArchitecture()) + "\n");
 }
 
 TEST_CASE("names of images in registries") {

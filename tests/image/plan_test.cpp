@@ -216,9 +216,18 @@ TEST_CASE("what cannot be planned") {
   CHECK(text("train", "cuda") ==
         "error: the project is for CPUs alone: envkit.toml has cuda = \"cpu\"\n"
         "  Set cuda = \"auto\" in [environment], then envkit lock.\n");
+  world.recipes["train"].closure = true;
+  CHECK(text("train", "cpu") ==
+        "error: envkit.lock does not say which wheels the train image needs\n"
+        "  It was made by an older envkit. Make it anew: envkit lock\n");
+  world.recipes["train"].closure = false;
   world.lock.debs.clear();
   CHECK(text("train", "cpu") ==
         "error: envkit.lock has no Debian packages for the train image\n  envkit lock\n");
+  world.recipes.erase("builder");
+  CHECK(text("train", "cpu") ==
+        "error: the recipe images/profiles/builder.toml is missing\n"
+        "  This envkit is not completely installed.\n");
 }
 
 TEST_CASE("nothing of the host and no trace of the installation gets into a system") {

@@ -230,6 +230,9 @@ TEST_CASE("a build that fails, or gives something else, says so") {
             "\n"
             "  Its build is not the same each time. Keep a wheel of it in the project:\n"
             "  packages = [\"./wheels/….whl\"]\n");
+  builds.source.wheel = "another-0.5-py3-none-any.whl";
+  CHECK(builds.Ensure(plan).error().Text() ==
+        "error: building srconly-0.5.tar.gz: its build left no wheel of it\n");
   builds.world.lock.sources.clear();
   const auto unknown = builds.Ensure(plan);
   REQUIRE_FALSE(unknown);

@@ -108,6 +108,30 @@ TEST_CASE("one rank per GPU, or of those that were named") {
         "error: --gpus 1,7: this machine has no GPU 7\n  It has: 0, 1, 2, 3\n");
 }
 
+TEST_CASE("GPUs that are named are not left out silently") {
+  World world;
+  RunRequest request = Train();
+  const auto said = [&](const std::string& gpus, const std::string& variant,
+                        const std::vector<int>& there) {
+    request.gpus = gpus;
+    world.setting.variant = variant;
+    world.setting.variant_why = "the lock has no other";
+    world.facts.device_nodes = there;
+    const auto checked = CheckNamedGpus(request, world.setting, world.facts);
+    return checked ? "" : checked.error().Text();
+  };
+  for (const char* general : {"", "all", "none"}) CHECK(said(general, "cpu", {}).empty());
+  CHECK(said("0,2", "cuda", {0, 1, 2}).empty());
+  CHECK(said("GPU-1234", "cuda", {}).empty());  // the driver knows
+  CHECK(said("2", "cpu", {}) ==
+        "error: --gpus 2: this machine has no GPU 2\n"
+        "  It has none at all: leave --gpus out, or say --gpus none.\n");
+  CHECK(said("0,,1", "cuda", {0, 1}) == "error: --gpus 0,,1: an empty entry\n");
+  CHECK(said("0", "cpu", {0}) ==
+        "error: --gpus 0: the cpu image has no CUDA (the lock has no other)\n"
+        "  Leave --gpus out, or say --variant cuda.\n");
+}
+
 TEST_CASE("the image for GPUs on a machine that has none runs on the CPU") {
   World world;
   world.setting.variant = "cuda";

@@ -107,41 +107,44 @@ Unexpected NoSuchCommand(const std::string& name, const std::vector<CommandGroup
 }
 
 // CLI11's answer to wrong usage, with the nearest right option.
-Unexpected WrongUsage(const CLI::App& app, const CLI::ParseError& error, const Command& command) {
-  const std::string help = fmt::format("Options: envkit {} --help", command.name);
+Unexpected WrongUsage(const CLI::App& app, const CLI::ParseError& error, const std::string& name) {
   // The innermost subcommand that was named ("doctor explain") knows the options that fit there.
   const CLI::App* last = &app;
-  while (!last->get_subcommands().empty()) last = last->get_subcommands().back();
+  std::string command = name;
+  while (!last->get_subcommands().empty()) {
+    last = last->get_subcommands().back();
+    command += " " + last->get_name();
+  }
+  const std::string help = fmt::format("Options: envkit {} --help", command);
   std::vector<std::string> extras;
   for (const CLI::ExitCodes code : {CLI::ExitCodes::ExtrasError, CLI::ExitCodes::RequiredError})
     if (error.get_exit_code() == static_cast<int>(code)) extras = app.remaining(true);
   for (const std::string& extra : extras) {
     if (!extra.starts_with('-') || extra == "-") continue;
-    const std::string name = extra.substr(0, extra.find('='));
+    const std::string option = extra.substr(0, extra.find('='));
     std::vector<std::string> known;
     for (const CLI::App* level : {&app, last})
-      for (const CLI::Option* option : level->get_options())
-        for (const std::string& known_name : option->get_lnames())
-          known.push_back("--" + known_name);
-    return Usage(fmt::format("envkit {} has no option {}", command.name, name),
-                 DidYouMean(ClosestMatch(name, known), help));
+      for (const CLI::Option* one : level->get_options())
+        for (const std::string& known_name : one->get_lnames()) known.push_back("--" + known_name);
+    return Usage(fmt::format("envkit {} has no option {}", command, option),
+                 DidYouMean(ClosestMatch(option, known), help));
   }
   std::vector<std::string> subcommands;
   for (const CLI::App* known : app.get_subcommands([](const CLI::App*) { return true; }))
     subcommands.push_back(known->get_name());
   if (!extras.empty() && last == &app && !subcommands.empty())
-    return Usage(fmt::format("there is no command \"{} {}\"", command.name, extras.front()),
+    return Usage(fmt::format("there is no command \"{} {}\"", command, extras.front()),
                  DidYouMean(ClosestMatch(extras.front(), subcommands),
-                            fmt::format("All of them: envkit {} --help", command.name)));
+                            fmt::format("All of them: envkit {} --help", command)));
   if (!extras.empty())
-    return Usage(fmt::format("envkit {}: what is \"{}\" for?", command.name, extras.front()), help);
+    return Usage(fmt::format("envkit {}: what is \"{}\" for?", command, extras.front()), help);
   const std::string what = error.what();
   const std::size_t colon = what.find(": "), in = what.rfind(" not in {");
   if (colon == std::string::npos || in == std::string::npos || in < colon || !what.ends_with('}'))
-    return Usage(fmt::format("envkit {}: {}", command.name, what), help);
+    return Usage(fmt::format("envkit {}: {}", command, what), help);
   const std::string value = what.substr(colon + 2, in - colon - 2);
   const std::vector<std::string> choices = SplitChoices(what.substr(in + 8));
-  return Usage(fmt::format("envkit {}: {} is {}, not \"{}\"", command.name, what.substr(0, colon),
+  return Usage(fmt::format("envkit {}: {} is {}, not \"{}\"", command, what.substr(0, colon),
                            JoinOr(choices), value),
                DidYouMean(ClosestMatch(value, choices), help));
 }
@@ -184,7 +187,7 @@ int Run(const Command& command, Split split) {
     Terminal(Terminal::Detect()).Answer(CommandHelp(app, command));
     return 0;
   } catch (const CLI::ParseError& error) {
-    return Print(WrongUsage(app, error, command).value());
+    return Print(WrongUsage(app, error, command.name).value());
   }
   if (global.quiet && global.verbose)
     return Print(Usage("--quiet and --verbose exclude each other").value());

@@ -118,7 +118,7 @@ Result<std::uint64_t> ChooseShm(const std::string& wanted, const std::string& or
                                 const HostFacts& facts, RunPlan& plan) {
   if (wanted != "auto") {
     const auto bytes = ParseSize(wanted);
-    if (!bytes) {
+    if (!bytes || *bytes == 0) {
       return Usage(fmt::format("--shm: '{}' is not a size", wanted), "Say it as: --shm 16g");
     }
     plan.reasons.push_back({"--shm-size " + wanted, origin});
@@ -174,6 +174,16 @@ void SetEnvironment(const Project& project, const Job* job, const RunSetting& se
 }
 
 }  // namespace
+
+Result<void> CheckNamedGpus(const RunRequest& request, const RunSetting& setting,
+                            const HostFacts& facts) {
+  if (request.gpus.empty() || request.gpus == "all" || request.gpus == "none") return {};
+  ENVKIT_CHECK(ChooseGpus(request.gpus, facts));
+  if (setting.variant == "cuda") return {};
+  return Usage(fmt::format("--gpus {}: the {} image has no CUDA ({})", request.gpus,
+                           setting.variant, setting.variant_why),
+               "Leave --gpus out, or say --variant cuda.");
+}
 
 Result<const Job*> FindJob(const Project& project, const std::string& name) {
   const auto it = project.jobs.find(name);

@@ -130,8 +130,6 @@ Result<int> RunJob(const fs::path& directory, const RunRequest& request, bool js
     return Show(request, project, plan, json, terminal);
   }
   const Image& image = *prepared.image;
-  // Before anything is loaded or made, so that a wrong option leaves nothing.
-  ENVKIT_CHECK(PlanRun(project, request, setting, facts));
   ENVKIT_CHECK(GiveToEngine(setting, image, terminal));
   if (!request.job.empty()) {
     ENVKIT_TRY(setting.record, MakeRecord(project.root, request.job, started));
