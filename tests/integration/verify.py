@@ -102,6 +102,16 @@ report, words = verify(*CPU, project=project, store=store, expect=1)
 named(one(report, "store.layer.libraries"), f"{cupti.name} (", "is missing", "elsewhere.so",
       "does not belong there", "mode 0777 instead of 0755")
 
+# The remedy needs the lock: outside of the project that is told, and nothing is removed.
+done = support.envkit("verify", digest[:12], "--repair", "--quick", project=support.new_directory(), store=store,
+                      expect=2, quiet=True)
+support.check(done.stderr.endswith("error: --repair needs the project that the image was built from\n"
+                                   "  Run it there, without the image's name.\n"), done.stderr)
+done = support.envkit("verify", digest[:12], "--provenance", "p.json", "--quick", project=support.new_directory(),
+                      store=store, expect=2, quiet=True)
+support.check(done.stderr.endswith("error: --provenance needs the project that the image was built from\n"),
+              done.stderr)
+
 # The remedy that is named works.
 report, words = verify(*CPU, "--repair", project=project, store=store, expect=0)
 support.check("libraries is made anew" in words, words)

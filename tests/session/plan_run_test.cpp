@@ -122,10 +122,14 @@ TEST_CASE("GPUs that are named are not left out silently") {
   };
   for (const char* general : {"", "all", "none"}) CHECK(said(general, "cpu", {}).empty());
   CHECK(said("0,2", "cuda", {0, 1, 2}).empty());
-  CHECK(said("GPU-1234", "cuda", {}).empty());  // the driver knows
-  CHECK(said("2", "cpu", {}) ==
-        "error: --gpus 2: this machine has no GPU 2\n"
-        "  It has none at all: leave --gpus out, or say --gpus none.\n");
+  CHECK(said("GPU-1234", "cuda", {0}).empty());  // the driver knows
+  for (const char* variant : {"cpu", "cuda"}) {
+    CHECK(said("GPU-1234", variant, {}) ==
+          "error: --gpus GPU-1234: this machine has no GPU\n"
+          "  Leave --gpus out, or say --gpus none.\n");
+  }
+  CHECK(said("2", "cuda", {0, 1}) ==
+        "error: --gpus 2: this machine has no GPU 2\n  It has: 0, 1\n");
   CHECK(said("0,,1", "cuda", {0, 1}) == "error: --gpus 0,,1: an empty entry\n");
   CHECK(said("0", "cpu", {0}) ==
         "error: --gpus 0: the cpu image has no CUDA (the lock has no other)\n"

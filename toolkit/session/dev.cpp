@@ -75,7 +75,6 @@ Result<Start> PrepareFiles(const SessionPlace& place, const Project& project,
   for (const fs::path& directory : {inside, place.directory / "home"}) {
     ENVKIT_CHECK(MakePrivateDirectory(directory));
   }
-  ENVKIT_CHECK(MakeDirectories(project.root / ".envkit" / "runs"));
   if (request.port) {
     ENVKIT_TRY(start.ssh, StablePort(place, "ssh", IsFreePort));
   }
@@ -376,6 +375,7 @@ Result<int> DevUp(const fs::path& directory, const DevRequest& request, bool jso
   run.session = Inside(place);
   run.home = place.directory / "home";
   run.arguments = {"python3", "-IS", "/opt/envkit/lib/session/supervise.py", kSessionInside};
+  ENVKIT_CHECK(MakeDirectories(project.root / ".envkit" / "runs"));  // a mount of the session's
   ENVKIT_TRY(Prepared prepared, Prepare(directory, run, facts, terminal));
   RunSetting& setting = prepared.setting;
   setting.engine = engine->Name();

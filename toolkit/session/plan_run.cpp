@@ -50,9 +50,7 @@ Result<std::vector<std::string>> ChooseGpus(const std::string& wanted, const Hos
         std::find(facts.device_nodes.begin(), facts.device_nodes.end(), index) ==
             facts.device_nodes.end()) {
       return Missing(fmt::format("--gpus {}: this machine has no GPU {}", wanted, index),
-                     facts.device_nodes.empty()
-                         ? "It has none at all: leave --gpus out, or say --gpus none."
-                         : fmt::format("It has: {}", fmt::join(facts.device_nodes, ", ")));
+                     fmt::format("It has: {}", fmt::join(facts.device_nodes, ", ")));
     }
     if (device.empty()) return Usage(fmt::format("--gpus {}: an empty entry", wanted));
     devices.push_back(std::move(device));
@@ -178,6 +176,10 @@ void SetEnvironment(const Project& project, const Job* job, const RunSetting& se
 Result<void> CheckNamedGpus(const RunRequest& request, const RunSetting& setting,
                             const HostFacts& facts) {
   if (request.gpus.empty() || request.gpus == "all" || request.gpus == "none") return {};
+  if (facts.device_nodes.empty()) {
+    return Missing(fmt::format("--gpus {}: this machine has no GPU", request.gpus),
+                   "Leave --gpus out, or say --gpus none.");
+  }
   ENVKIT_CHECK(ChooseGpus(request.gpus, facts));
   if (setting.variant == "cuda") return {};
   return Usage(fmt::format("--gpus {}: the {} image has no CUDA ({})", request.gpus,

@@ -47,8 +47,8 @@ struct RunSetting {
 // The job of that name; kUsage with the nearest name and all of them.
 Result<const Job*> FindJob(const Project& project, const std::string& name);
 
-// Of GPUs that are named one by one (request.gpus): before an image is built for minutes. kMissing:
-// one is not there; kUsage: the image of SETTING is one for CPUs.
+// Of GPUs that are named one by one (request.gpus), which PlanRun leaves out where there are none.
+// kMissing: one is not there; kUsage: the image of SETTING is one for CPUs.
 Result<void> CheckNamedGpus(const RunRequest& request, const RunSetting& setting,
                             const HostFacts& facts);
 

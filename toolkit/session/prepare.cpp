@@ -64,11 +64,9 @@ Result<Prepared> Prepare(const fs::path& directory, const RunRequest& request,
     // Before a build of minutes; an image for GPUs may also run without any.
     ENVKIT_CHECK(CheckDriver(env.lock, facts));
   }
-  if (!show_only) {
-    // A wrong option, or a mount that is not there, is told before a build of minutes.
-    ENVKIT_CHECK(CheckNamedGpus(request, setting, facts));
-    ENVKIT_CHECK(PlanRun(env.project, request, setting, facts));
-  }
+  ENVKIT_CHECK(CheckNamedGpus(request, setting, facts));
+  // A wrong option, or a mount that is not there, is told before a build of minutes.
+  if (!show_only) ENVKIT_CHECK(PlanRun(env.project, request, setting, facts));
   ENVKIT_TRY(const ImagePlan plan,
              PlanImage(env.project, env.lock, env.recipes, profile, setting.variant));
   // From looking for the image to its lease nobody may prune.
