@@ -149,6 +149,10 @@ TEST_CASE("a probe that does not answer fails; one that an old image lacks is in
                                                        "error: rank 1 cannot reach rank 0"});
   auto half = JudgeProbe(Output({Rank(0, 2, "cpu")}, 137), expected);
   CHECK(half[0].evidence[0] == "exit code 137; 1 of 2 ranks answered");
+  const auto broken = JudgeProbe(
+      ParseProbe(127, "envkit-probe: error while loading shared libraries: libc10.so: …\n"),
+      expected);
+  CHECK(Find(broken, "smoke.run").verdict == Verdict::kFail);
   auto old = JudgeProbe(ParseProbe(127, ""), expected);
   CHECK(VerdictOf(Report(old)) == "incomplete");
   CHECK(ExitCodeOf(Report(old)) == 3);

@@ -242,7 +242,8 @@ Result<void> MakeBytecodeLayers(const ImagePlan& plan, std::vector<const LayerPl
   const fs::path directory = work / "bytecode";
   const fs::path out = directory / "out";
   ENVKIT_TRY(Sources sources, Sources::Make(directory / "src"));
-  // Of those that are still to be written. The sandbox inherits them: other builds wait for its end.
+  // Of those that are still to be written. The sandbox inherits them: other builds wait for its
+  // end.
   std::map<std::size_t, FileLock> locks;
   for (std::size_t place = 0; place < layers.size(); ++place) {
     const LayerPlan& layer = *layers[place];

@@ -191,7 +191,9 @@ std::vector<Check> JudgeProbe(const ProbeOutput& probe, const ProbeExpectation& 
     Check check = {"smoke.run", "LibTorch starts in the image, and its ranks find each other",
                    Verdict::kFail, LastWords(probe.text),
                    "Its own words are above; envkit run -- envkit-probe says them again."};
-    if (probe.exit_code == 127) {
+    // 127 is also the dynamic linker's, where a library is missing: then the image is broken.
+    if (probe.exit_code == 127 &&
+        probe.text.find("error while loading shared libraries") == std::string::npos) {
       check.verdict = Verdict::kSkipped;
       check.incomplete = true;
       check.next = "The image was made by an older envkit, without envkit-probe: envkit build";
