@@ -3,8 +3,8 @@ change. Packages' own tests have none.
 
 Run by envkit's build in the image's own system:  compile-bytecode.py OUT SOURCES
 SOURCES/sources is all modules, one after the other, and SOURCES/index a line "LAYER SIZE PATH" for each,
-with LAYER a number. OUT/LAYER/ gets files that hold "SIZE PATH\n" and SIZE bytes for each module: what
-belongs at a/__pycache__/b.cpython-313.pyc for a/b.py. Few large files, since envkit writes the layers'.
+with LAYER a number. OUT/LAYER/ gets files that hold a line "SIZE PATH" and SIZE bytes for each module:
+what belongs at a/__pycache__/b.cpython-313.pyc for a/b.py. Few large files, since envkit writes the layers'.
 A line "done LAYER" says that a layer's are all there.
 
 What marshal writes depends on what else the process has seen (which strings are interned, and how

@@ -62,6 +62,15 @@ TEST_CASE("a Dockerfile fetches wheels from an index or a URL, and says what it 
         "error: a Dockerfile cannot have torch-1.0-py3-none-any.whl: it is built from source "
         "here\n" +
             next);
+
+  wheel.from.clear();
+  ImagePlan plan = world.Plan();
+  plan.layers[0].kind = "os";
+  plan.layers[0].debs.clear();
+  world.project.environment.base = "oci:base@sha256:1";
+  CHECK(TextOf(RenderDockerfile(world.project, plan)) ==
+        "error: base = \"oci:base@sha256:1\": a Dockerfile can be written for Debian bases\n"
+        "  With another image as the base, docker's users begin with FROM its name.\n");
 }
 
 }  // namespace envkit

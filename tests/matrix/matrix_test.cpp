@@ -81,6 +81,19 @@ TEST_CASE("damaged data is named, never half believed") {
   MatrixTexts texts = SmallTexts();
   texts.torch = R"({"schema": 1, "builds": []})";
   CHECK(ParseMatrix(texts).error().what == "images/matrix/torch.json: it has no builds");
+  const auto damaged_cuda = [](const std::string& old, const std::string& now) {
+    MatrixTexts other = SmallTexts();
+    other.cuda.replace(other.cuda.find(old), old.size(), now);
+    return ParseMatrix(other).error().what;
+  };
+  CHECK(damaged_cuda(R"("major": 12)", R"("major": "12")") ==
+        "images/matrix/cuda.json: families[0] \"major\" is not a whole number");
+  CHECK(
+      damaged_cuda(R"("forward_compatibility": [])",
+                   R"("forward_compatibility": [{"cuda": "13.0", "driver": "580", "branches": [5.5],
+                        "source": "a test", "date": "2026-11-25"}])") ==
+      "images/matrix/cuda.json: forward_compatibility[0] \"branches\" is not a list of whole "
+      "numbers");
   texts = SmallTexts();
   texts.cuda = "[]";
   CHECK(ParseMatrix(texts).error().what == "images/matrix/cuda.json: this is not an object");

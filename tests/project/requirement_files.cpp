@@ -1,6 +1,7 @@
 #include "project/requirement_files.h"
 
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 
 #include <cstdlib>
 #include <random>
@@ -130,6 +131,10 @@ TEST_CASE("what a lock cannot name is refused, with what to do") {
         "error: r.txt includes a file from the network: -r https://example.com/r.txt\n"
         "  Keep a copy of it in the project, so that it stays what it was.\n");
   CHECK(failure("-r sub/no.txt").starts_with("error: sub/no.txt: "));
+  for (int at = 0; at < 200; ++at) {
+    files.Write(fmt::format("n{}.txt", at), fmt::format("-r n{}.txt\n", at + 1));
+  }
+  CHECK(failure("-r n0.txt").find("n199.txt includes too many files\n") != std::string::npos);
 }
 
 TEST_CASE("pyproject.toml: dependencies, extras, groups, and extras of itself") {
