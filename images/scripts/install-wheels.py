@@ -1,8 +1,8 @@
 """Wheels as envkit's layers have them: chosen members, commands, INSTALLER and RECORD; and the metadata of
 wheels that are left out. For the Dockerfiles that `envkit render` writes; the same bytes as envkit's
-own, which tests/integration/dockerfile.py compares.
+own: tests/image/dockerfile_test.cpp compares.
 
-    install-wheels.py SITE MEMBERS LEFT_OUT     (wheels in /wheels, hashed when they were fetched)
+    install-wheels.py SITE MEMBERS LEFT_OUT [WHEELS]     (in /wheels; hashed when they were fetched)
 
 MEMBERS has lines "OUT NAME FILE PATTERN" (fnmatch; "!" before it leaves out), LEFT_OUT has lines
 "OUT NAME VERSION DIST_INFO".
@@ -20,6 +20,7 @@ import zipfile
 
 PYTHON = "#!/usr/bin/python3"
 site = sys.argv[1].strip("/")
+wheels = sys.argv[4] if len(sys.argv) > 4 else "/wheels"
 
 
 def chosen(patterns, name):
@@ -87,7 +88,7 @@ class Wheel:
 
 def install(out, name, file, patterns):
     wheel, scripts, dist_info = Wheel(out), {}, ""
-    with zipfile.ZipFile(f"/wheels/{file}") as archive:
+    with zipfile.ZipFile(f"{wheels}/{file}") as archive:
         for info in archive.infolist():
             member = info.filename
             if info.is_dir() or not chosen(patterns, member):

@@ -1,8 +1,15 @@
 #include "image/dockerfile.h"
 
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <map>
+
+#include "base/process.h"
 #include "image/world.h"
 
 namespace envkit {
+namespace fs = std::filesystem;
 namespace {
 
 bool Has(const std::string& text, const std::string& part) {
@@ -71,6 +78,74 @@ TEST_CASE("a Dockerfile fetches wheels from an index or a URL, and says what it 
   CHECK(TextOf(RenderDockerfile(world.project, plan)) ==
         "error: base = \"oci:base@sha256:1\": a Dockerfile can be written for Debian bases\n"
         "  With another image as the base, docker's users begin with FROM its name.\n");
+}
+
+TEST_CASE("a Dockerfile's wheels are installed as the layers' are, to the byte") {
+  World world;
+  const std::string info = "tool-1.0.dist-info/", data = "tool-1.0.data/";
+  LayerPlan layer;
+  layer.site = "usr/local/lib/python3.13/dist-packages";
+  layer.mtime = 1;
+  layer.wheels = {
+      world.AddWheel("tool", 1,
+                     {{"tool/__init__.py", "pass\n"},
+                      {"tool/_c.cpython-313.so", "elf"},
+                      {"tool/libx.so.1", "elf"},
+                      {"tool/run.sh", "#!/bin/sh\n", 0755},
+                      {"tool/a, \"b\".txt", "comma"},
+                      {"tool/\u00fc.txt", "name in UTF-8"},
+                      {"tool/tests/test_x.py", "left out\n"},
+                      {"tool/tests/keep.py", "left out too\n"},
+                      {data + "scripts/python-one", "#!pythonw -E\nx\n"},
+                      {data + "scripts/sh-one", "#!/bin/sh\n"},
+                      {data + "data/share/doc", "doc"},
+                      {data + "headers/tool.h", "// h\n"},
+                      {data + "purelib/extra.py", "pass\n"},
+                      {info + "INSTALLER", "pip\n"},
+                      {info + "METADATA", "Metadata-Version: 2.1\nName: tool\nVersion: 1.0\n"},
+                      {info + "entry_points.txt",
+                       "[other]\nno = this:one\n[console_scripts]\ntool = tool.cli:main\n"
+                       "Tool2=tool.cli:Class.run [extra]\n[gui_scripts]\nwindow = w:main\n"}}),
+      world.AddWheel("part", 1, {{"part/a.py", "a\n"}, {"part/b.py", "b\n"}})};
+  layer.members = {{"!tool/tests/*"}, {"part/a.py"}};
+  const auto content = OpenWheels(layer, world.store);
+  REQUIRE_MESSAGE(content, content.error().Text());
+  const fs::path ours = world.scratch / "ours/fs", theirs = world.scratch / "theirs";
+  REQUIRE(MakeDirectories(ours));
+  REQUIRE(WriteWheels(layer, *content, ours, {}));
+
+  std::string members;
+  REQUIRE(MakeDirectories(world.scratch / "wheels"));
+  for (std::size_t at = 0; at < layer.wheels.size(); ++at) {
+    const LockedWheel& wheel = layer.wheels[at];
+    fs::copy_file(world.store.DownloadPath(wheel.sha256, wheel.file),
+                  world.scratch / "wheels" / wheel.file);
+    for (const std::string& pattern : layer.members[at]) {
+      members += theirs.string() + " " + wheel.name + " " + wheel.file + " " + pattern + "\n";
+    }
+  }
+  WriteFiles(world.scratch.path(), {{"members", members}, {"left-out", ""}});
+  const char* source = std::getenv("ENVKIT_SOURCE_DIR");
+  REQUIRE(source);
+  const auto ran = RunForOutput(
+      {.argv = {"python3", std::string(source) + "/images/scripts/install-wheels.py", layer.site,
+                (world.scratch / "members").string(), (world.scratch / "left-out").string(),
+                (world.scratch / "wheels").string()}});
+  REQUIRE_MESSAGE(ran, ran.error().Text());
+  const auto below = [](const fs::path& tree) {
+    std::map<std::string, std::string> files;
+    for (const auto& entry : fs::recursive_directory_iterator(tree)) {
+      if (!entry.is_regular_file()) continue;
+      const auto mode = static_cast<unsigned>(entry.status().permissions());
+      files[entry.path().lexically_relative(tree).string()] =
+          fmt::format("{:o} {}", mode, ReadFile(entry.path()).value());
+    }
+    return files;
+  };
+  const auto expected = below(ours);
+  CHECK(expected.size() > 15);
+  CHECK(expected.contains("usr/local/bin/Tool2"));
+  CHECK(below(theirs) == expected);
 }
 
 }  // namespace envkit
